@@ -1,0 +1,72 @@
+# Each target makes what it needs. On a fresh machine: Python >= 3.11 with pip, a C++17 compiler.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+SOURCES := pyproject.toml CMakeLists.txt constraints.txt README.md LICENSE \
+  $(shell find crn_fast kernels training -not -path '*/__pycache__*')
+CXX_FILES := $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h)
+
+# PyPI's torch for Linux brings gigabytes of CUDA. Where there is no NVIDIA driver, and pip has not been
+# given sources of its own, PyTorch's CPU index is used if it answers. `TORCH_INDEX=` says no to that.
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?= $(shell [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null \
+  && ! $(PYTHON) -m pip config list 2>/dev/null | grep -q 'index-url\|find-links' \
+  && $(PYTHON) -c 'import urllib.request as u; u.urlopen("$(CPU_INDEX)/", timeout=3)' 2>/dev/null \
+  && echo $(CPU_INDEX))
+
+.PHONY: demo test ci-extra lint types package sanitize format clean
+
+demo: $(VENV)/has-train
+	$(BIN)/crn-fast demo
+
+test: $(VENV)/has-train,dev
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+ci-extra: lint types package
+
+lint: $(VENV)/has-train,dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+types: $(VENV)/has-train,dev  # From a folder without crn_fast/, so that mypy sees the wheel.
+	cd $(VENV) && bin/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p crn_fast
+
+package: $(VENV)/has-train,dev
+	rm -rf build/dist
+	$(BIN)/python -m build --no-isolation --outdir build/dist
+	$(PIP) wheel -q --no-build-isolation --no-deps --config-settings wheel.cmake=false -w build/dist .
+	$(BIN)/python tests/check_wheel.py build/dist
+
+# SANITIZE=thread for the thread sanitizer. Python itself is not sanitized, so the runtime is
+# preloaded, and leaks are not looked for: the interpreter's own would drown ours. Needs Linux and GCC.
+SANITIZE ?= address,undefined
+RUNTIME := $(if $(findstring thread,$(SANITIZE)),libtsan.so,libasan.so)
+SITE := build/sanitize/$(SANITIZE)
+sanitize: $(VENV)/has-train,dev
+	$(PIP) install -q --no-build-isolation --no-deps --upgrade --target '$(SITE)/site' \
+	  --config-settings build-dir='$(SITE)/cmake' \
+	  --config-settings cmake.define.CRN_FAST_SANITIZE='$(SANITIZE)' .
+	LD_PRELOAD="$$(gcc -print-file-name=$(RUNTIME)) $$(gcc -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH='$(SITE)/site' $(BIN)/pytest -s \
+	  tests/ops/test_label_pyramid.py
+
+format: $(VENV)/has-train,dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+
+$(VENV)/has-build-tools: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -c constraints.txt scikit-build-core nanobind cmake ninja
+	touch $@
+
+# has-EXTRAS: the package with these extras, as an installed wheel that is no older than its sources.
+$(VENV)/has-%: $(VENV)/has-build-tools $(SOURCES)
+	$(PIP) install -q --no-build-isolation -c constraints.txt \
+	  $(addprefix --extra-index-url ,$(TORCH_INDEX)) '.[$*]'
+	touch '$@'

@@ -1,0 +1,21 @@
+"""Skips tests marked `gpu` where there is no CUDA device."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Ask torch for a device only if a collected test needs one: importing it takes seconds."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and (reason := _why_no_gpu()):
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _why_no_gpu() -> str | None:
+    try:
+        import torch
+    except ImportError as error:
+        return f"needs a GPU, and torch does not import ({error})"
+    return None if torch.cuda.is_available() else "needs a GPU, and torch finds no CUDA device"
