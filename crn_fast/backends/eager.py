@@ -1,0 +1,127 @@
+"""The cascade through the reference ops, in torch's eager mode, on a CPU or an NVIDIA GPU.
+
+The backend that every other one is compared with. Not fast: nothing is packed or fused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from crn_fast import cascade
+from crn_fast.errors import ResourceError, Unavailable, UsageError
+from crn_fast.spec import CascadeSpec
+from crn_fast.weights import arrange
+
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+
+
+def available() -> str | None:
+    """None when torch can be imported, else the way to get it."""
+    try:
+        import torch
+    except ImportError as error:
+        return f"torch is not installed ({error}): pip install 'crn-fast[train]'"
+    return None if hasattr(torch, "Tensor") else "the torch package found here is not PyTorch"
+
+
+def pack(
+    spec: CascadeSpec, tensors: Mapping[str, np.ndarray], precision: str
+) -> dict[str, np.ndarray]:
+    """The tensors as they are: this backend casts when it loads them."""
+    return dict(tensors)
+
+
+def load(
+    spec: CascadeSpec,
+    packed: Mapping[str, np.ndarray],
+    precision: str,
+    device: int | None,
+    threads: int | None,
+) -> EagerRenderer:
+    """Put the weights on the GPU `device` (None: the first if there is one, else the CPU).
+
+    Raises:
+        Unavailable: no such GPU, or the precision cannot run on the device.
+        UsageError: an unknown precision, or `threads` below 1.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device is not None and not 0 <= device < gpus:
+        raise Unavailable(
+            f"--device {device}: this torch sees {gpus} GPUs; leave it out for the CPU"
+        )
+    where = torch.device("cuda", device or 0) if gpus else torch.device("cpu")
+    if precision == "auto":
+        precision = "fp16" if gpus else "fp32"
+    if precision not in PRECISIONS:
+        raise UsageError(f"eager: precision is {precision!r}; expected {', '.join(PRECISIONS)}")
+    if not gpus and precision != "fp32":
+        raise Unavailable(f"eager: {precision} needs an NVIDIA GPU; on the CPU it runs fp32")
+    if threads is not None:
+        if threads < 1:
+            raise UsageError(f"--threads is {threads}; expected 1 or more")
+        torch.set_num_threads(threads)
+    return EagerRenderer(spec, packed, precision, where)
+
+
+class EagerRenderer:
+    """The network's weights on one device."""
+
+    def __init__(
+        self,
+        spec: CascadeSpec,
+        packed: Mapping[str, np.ndarray],
+        precision: str,
+        where: torch.device,
+    ) -> None:
+        import torch
+
+        dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        convolution = dtypes.get(precision, torch.float32)
+
+        def place(name: str, array: np.ndarray) -> torch.Tensor:
+            dtype = convolution if name.endswith("weight") else torch.float32
+            return torch.from_numpy(array).to(where, dtype)
+
+        tensors = {name: place(name, array) for name, array in packed.items()}
+        tensors["head.bias"] = tensors["head.bias"].to(convolution)
+        self.spec, self.precision, self.where = spec, precision, where
+        self.weights = arrange(spec, tensors)
+        if where.type == "cuda":
+            self.device = f"{where} ({torch.cuda.get_device_name(where)})"
+        else:
+            self.device = f"cpu, {torch.get_num_threads()} threads"
+
+    def __call__(self, labels: np.ndarray) -> np.ndarray:
+        """Labels uint8 [N, H, W], checked -> uint8 RGB [N, K, H, W, 3].
+
+        Raises:
+            ResourceError: out of memory.
+        """
+        import torch
+
+        from crn_fast.kernels import reference
+
+        if self.where.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
+        try:
+            with torch.inference_mode():
+                ids = torch.from_numpy(labels).to(self.where)
+                pictures = cascade.render(reference, self.spec, self.weights, ids)
+                array: np.ndarray = pictures.cpu().numpy()
+                return array
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise ResourceError(
+                f"{self.device}: out of memory; try a smaller batch ({error})"
+            ) from None
+        except RuntimeError as error:
+            if "allocate memory" in str(error):  # torch's CPU allocator has no class of its own
+                raise ResourceError(f"{self.device}: out of memory ({error})") from None
+            raise

@@ -1,0 +1,183 @@
+"""Trained weights on disk: what `train` writes (ckpt.pt) and what travels (.safetensors).
+
+Both give a `Checkpoint`: spec, label set and float tensors by name. The .safetensors form needs no
+torch and is hashed throughout; the .pt form also holds what training needs to resume and is only
+ever loaded with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crn_fast import container
+from crn_fast.errors import BadInput, Mismatch, Unavailable
+from crn_fast.palette import LabelSet
+from crn_fast.spec import CascadeSpec
+
+FORMAT = "crn_fast.checkpoint"
+VERSION = 1
+KIND = "cascade"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network with its weights.
+
+    Raises:
+        BadInput: tensors are missing, unexpected or of another shape than the spec's.
+        Mismatch: the label set has another number of classes than the spec.
+    """
+
+    spec: CascadeSpec
+    labels: LabelSet
+    tensors: Mapping[str, np.ndarray]
+    """Named as in `CascadeSpec.tensors`; float32 or float16."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """What else a file says of itself: licence, steps, data."""
+    source: str = "checkpoint"
+
+    def __post_init__(self) -> None:
+        if self.labels.classes != self.spec.classes:
+            raise Mismatch(
+                f"{self.source}: the network takes {self.spec.classes} classes, but its label set "
+                f"{self.labels.name} has {self.labels.classes}"
+            )
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+        check_shapes(self.source, self.spec, shapes)
+
+    def sha256(self) -> str:
+        """Of the network alone: spec, label set and every tensor, whichever file they came from."""
+        network = {"spec": self.spec.to_json(), "labels": self.labels.to_json()}
+        hashes = {name: container.tensor_sha256(t) for name, t in self.tensors.items()}
+        return container.metadata_sha256({**network, **hashes})
+
+
+def check_shapes(source: str, spec: CascadeSpec, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare tensors' names and shapes with the spec's.
+
+    Raises:
+        BadInput: names that are missing or unexpected, or the first shape that differs.
+    """
+    expected = spec.tensors()
+    missing, unexpected = expected.keys() - shapes.keys(), shapes.keys() - expected.keys()
+    if missing or unexpected:
+        found = [f"missing {_some(missing)}"] if missing else []
+        found += [f"unexpected {_some(unexpected)}"] if unexpected else []
+        raise BadInput(f"{source}: its tensors do not fit its spec: {'; '.join(found)}")
+    for name, shape in expected.items():
+        if shapes[name] != shape:
+            raise BadInput(
+                f"{source}: tensor {name} has shape {shapes[name]}; its spec says {shape}"
+            )
+
+
+def _some(names: Iterable[str]) -> str:
+    first = sorted(names)
+    return ", ".join(first[:4]) + (f" and {len(first) - 4} more" if len(first) > 4 else "")
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Load a ckpt.pt or .safetensors file; a run folder means its ckpt.pt.
+
+    Raises:
+        BadInput: missing, damaged, truncated, a pickle that is no checkpoint, of another version,
+            or with tensors that do not fit its spec.
+        Unavailable: a .pt file, and torch is not installed.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "ckpt.pt"
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file; expected a checkpoint (.pt or .safetensors)")
+    if zipfile.is_zipfile(path):
+        state = load_training(path)
+        tensors = {name: tensor.numpy() for name, tensor in state["model"].items()}
+        return _checkpoint(path, state, tensors)
+    if path.suffix == ".pt":
+        raise BadInput(
+            f"{path}: not a checkpoint: a .pt file is a zip archive, and this is none; "
+            "it is truncated, damaged or of another kind"
+        )
+    tensors, metadata = container.read(path)
+    return _checkpoint(path, metadata, tensors)
+
+
+def save(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write a .safetensors file: tensors, spec, label set and notes, all hashed.
+
+    Raises:
+        ResourceError: the file cannot be written.
+    """
+    container.write(path, checkpoint.tensors, header(checkpoint))
+
+
+def header(checkpoint: Checkpoint) -> dict[str, str]:
+    """What every checkpoint says of itself besides its tensors."""
+    return {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "kind": KIND,
+        "spec": checkpoint.spec.to_json(),
+        "labels": checkpoint.labels.to_json(),
+        "notes": json.dumps(dict(checkpoint.notes)),
+    }
+
+
+def load_training(path: str | Path) -> dict[str, Any]:
+    """Load a whole ckpt.pt: `header`, 'model' and what training resumes from.
+
+    Every member's CRC is checked first, since torch accepts flipped bits without a word; and
+    nothing but tensors and plain values is ever unpickled.
+
+    Raises:
+        BadInput, Unavailable: as `load`.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise Unavailable(
+            f"{path}: reading a .pt file needs torch: pip install 'crn-fast[train]', or convert it "
+            "to .safetensors where torch is installed: crn-fast convert"
+        ) from None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise BadInput(f"{path}: damaged (the CRC of {damaged} differs); get the file again")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except BadInput:
+        raise
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(f"{path}: not a checkpoint, or a damaged one ({reason[:160]})") from None
+    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
+        raise BadInput(f"{path}: a torch file, but not a checkpoint that crn_fast train wrote")
+    if not all(isinstance(tensor, torch.Tensor) for tensor in state["model"].values()):
+        raise BadInput(f"{path}: its model holds something that is not a tensor")
+    return state
+
+
+def _checkpoint(path: Path, fields: Mapping[str, Any], tensors: Mapping[str, Any]) -> Checkpoint:
+    if fields.get("format") != FORMAT:
+        raise BadInput(f"{path}: not a checkpoint (its format is {fields.get('format')!r})")
+    if str(fields.get("version")) != str(VERSION):
+        raise BadInput(
+            f"{path}: checkpoint version {fields.get('version')}; this crn_fast reads {VERSION}: "
+            "write it again with this version, or install the one that wrote it"
+        )
+    if fields.get("kind") != KIND:
+        raise BadInput(f"{path}: holds a network of kind {fields.get('kind')!r}; expected {KIND!r}")
+    try:
+        spec = CascadeSpec.from_json(fields["spec"])
+        labels = LabelSet.from_json(fields["labels"])
+        notes = json.loads(fields["notes"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{path}: its header cannot be read ({error})") from None
+    return Checkpoint(spec, labels, tensors, notes, source=str(path))

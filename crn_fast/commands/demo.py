@@ -1,0 +1,50 @@
+"""`crn-fast demo`: the packaged example layout through the packaged model."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from crn_fast.commands import render as render_command
+from crn_fast.commands import say
+
+EPILOG = """\b
+Examples:
+  crn-fast demo
+  crn-fast demo --model street-256 -o small.png
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option(
+    "-m",
+    "--model",
+    type=click.Choice(["street-1024", "street-256"]),
+    default="street-1024",
+    show_default=True,
+    help="Packaged model.",
+)
+@click.option("-o", "--out", default="demo.png", show_default=True, help="Picture to write.")
+@render_command.engine_options
+@click.pass_context
+def command(ctx: click.Context, /, model: str, out: str, **engine_options: object) -> None:
+    """Render the packaged example layout."""
+    from crn_fast import models
+
+    since = time.perf_counter()
+    example = models.example_of(model)
+    say(f"layout {example}")
+    ctx.invoke(
+        render_command.command,
+        source=str(example),
+        model=model,
+        out=out,
+        overwrite=True,
+        timing=True,
+        **engine_options,
+    )
+    height, width = models.SIZES[model]
+    say(f"{height}x{width} picture in {time.perf_counter() - since:.1f} s: {Path(out).resolve()}")
+    say("next: crn-fast render --layout YOUR_LAYOUT.png")

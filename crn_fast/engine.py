@@ -1,0 +1,244 @@
+"""Engines: a network bound to a backend, ready to turn label maps into pictures.
+
+An engine file (.crn) is a container whose metadata is the manifest and whose tensors are one
+backend's packed weights. A checkpoint opens as an engine too: it is packed on the way.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from crn_fast import __version__, backends, checkpoint, container
+from crn_fast.checkpoint import Checkpoint
+from crn_fast.errors import BadInput, Mismatch, UsageError
+from crn_fast.layout import LabelMap, from_array
+from crn_fast.palette import LabelSet
+from crn_fast.spec import CascadeSpec
+
+FORMAT = "crn_fast.engine"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an engine file says of itself."""
+
+    spec: CascadeSpec
+    labels: LabelSet
+    backend: str
+    precision: str
+    """As asked for when built; 'auto' lets the device decide when it is opened."""
+    target: str
+    """Machine it was built for; 'any' when its payload runs everywhere."""
+    checkpoint_sha256: str
+    """`Checkpoint.sha256` of what it was built from."""
+    built_with: Mapping[str, str]
+    notes: Mapping[str, str]
+
+    def to_metadata(self) -> dict[str, str]:
+        fields = {k: v for k, v in vars(self).items() if k not in ("spec", "labels")}
+        return {
+            "format": FORMAT,
+            "version": str(VERSION),
+            "spec": self.spec.to_json(),
+            "labels": self.labels.to_json(),
+            "manifest": json.dumps(fields),
+        }
+
+    @classmethod
+    def from_metadata(cls, source: str, metadata: Mapping[str, str]) -> Manifest:
+        """Read what `to_metadata` wrote.
+
+        Raises:
+            BadInput: not an engine, or its manifest cannot be read.
+            Mismatch: an engine of another format version.
+        """
+        if metadata.get("format") != FORMAT:
+            raise BadInput(f"{source}: not an engine (its format is {metadata.get('format')!r})")
+        if metadata.get("version") != str(VERSION):
+            raise Mismatch(
+                f"{source}: engine version {metadata.get('version')}; this crn_fast opens "
+                f"{VERSION}: rebuild it: crn-fast build-engine CKPT -o {source} --force"
+            )
+        try:
+            spec = CascadeSpec.from_json(metadata["spec"])
+            labels = LabelSet.from_json(metadata["labels"])
+            return cls(spec, labels, **json.loads(metadata["manifest"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInput(f"{source}: its manifest cannot be read ({error})") from None
+
+
+def build_engine(
+    source: str | Path | Checkpoint,
+    out: str | Path,
+    *,
+    backend: str = "auto",
+    precision: str = "auto",
+    size: tuple[int, int] | None = None,
+) -> Manifest:
+    """Compile a checkpoint into an engine file.
+
+    Args:
+        source: a ckpt.pt, .safetensors or run folder, or a loaded checkpoint.
+        out: the engine file to write.
+        backend: a backend's name, or 'auto' for the best that can run here.
+        precision: one of the backend's, or 'auto'.
+        size: the picture size that is expected; the network's own when None.
+
+    Raises:
+        BadInput: the checkpoint cannot be read.
+        Mismatch: `size` is not the network's.
+        Unavailable: the backend cannot run here.
+        ResourceError: the file cannot be written.
+    """
+    loaded = source if isinstance(source, Checkpoint) else checkpoint.load(source)
+    check_size(loaded.source, loaded.spec, size)
+    name, chosen, _ = backends.choose(backend)
+    if precision not in ("auto", *chosen.PRECISIONS):
+        raise UsageError(
+            f"{name}: precision is {precision!r}; expected auto, {', '.join(chosen.PRECISIONS)}"
+        )
+    manifest = Manifest(
+        spec=loaded.spec,
+        labels=loaded.labels,
+        backend=name,
+        precision=precision,
+        target="any",
+        checkpoint_sha256=loaded.sha256(),
+        built_with={"crn_fast": __version__, "python": platform.python_version()},
+        notes=dict(loaded.notes),
+    )
+    packed = chosen.pack(loaded.spec, loaded.tensors, precision)
+    container.write(out, packed, manifest.to_metadata())
+    return manifest
+
+
+def check_size(source: str, spec: CascadeSpec, size: tuple[int, int] | None) -> None:
+    """Compare a size that was asked for with the network's.
+
+    Raises:
+        Mismatch: they differ.
+    """
+    if size is not None and size != spec.size:
+        raise Mismatch(
+            f"{source}: makes pictures of {spec.size[0]}x{spec.size[1]}, not {size[0]}x{size[1]}; "
+            "a network's size is fixed by its stages: leave --size out or use another model"
+        )
+
+
+class Engine:
+    """A network that is ready to render."""
+
+    def __init__(self, manifest: Manifest, renderer: backends.Renderer, source: str) -> None:
+        self.manifest, self.source = manifest, source
+        self._renderer = renderer
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        backend: str = "auto",
+        precision: str = "auto",
+        device: int | None = None,
+        threads: int | None = None,
+    ) -> Engine:
+        """Open an engine file, or a checkpoint.
+
+        Args:
+            path: .crn, .safetensors, ckpt.pt or a run folder.
+            backend: for a checkpoint, the backend to use; an engine file has its own.
+            precision: as the backend offers; 'auto' takes the file's, then the device's best.
+            device: number of the GPU; None for the first if there is one, else the CPU.
+            threads: CPU threads; None for as many as the process may use.
+
+        Raises:
+            BadInput: the file is missing, damaged or of another kind.
+            Mismatch: an engine of another version, or built for another backend.
+            Unavailable: the backend cannot run here.
+        """
+        if Path(path).suffix == ".crn":
+            packed, metadata = container.read(path)
+            manifest = Manifest.from_metadata(str(path), metadata)
+            if backend not in ("auto", manifest.backend):
+                raise Mismatch(
+                    f"{path}: built for the backend {manifest.backend}, not {backend}: crn-fast "
+                    f"build-engine CKPT --backend {backend}"
+                )
+            _, chosen, _ = backends.choose(manifest.backend)
+        else:
+            loaded = checkpoint.load(path)
+            name, chosen, _ = backends.choose(backend)
+            packed = chosen.pack(loaded.spec, loaded.tensors, precision)
+            manifest = Manifest(
+                loaded.spec, loaded.labels, name, "auto", "any", "", {}, dict(loaded.notes)
+            )
+        wanted = manifest.precision if precision == "auto" else precision
+        renderer = chosen.load(manifest.spec, packed, wanted, device, threads)
+        return cls(manifest, renderer, str(path))
+
+    @property
+    def spec(self) -> CascadeSpec:
+        return self.manifest.spec
+
+    @property
+    def labels(self) -> LabelSet:
+        return self.manifest.labels
+
+    @property
+    def backend(self) -> str:
+        return self.manifest.backend
+
+    @property
+    def precision(self) -> str:
+        return self._renderer.precision
+
+    @property
+    def device(self) -> str:
+        return self._renderer.device
+
+    def render(self, labels: LabelMap | Sequence[LabelMap] | np.ndarray) -> np.ndarray:
+        """Make the pictures of one or several layouts.
+
+        Args:
+            labels: a `LabelMap`, several, or a uint8 array [H, W] or [N, H, W] of channel ids.
+
+        Returns:
+            uint8 RGB [N, K, H, W, 3]: K pictures of each of N layouts.
+
+        Raises:
+            BadInput: ids outside the label set, or an array of another type or shape.
+            Mismatch: another size or label set than the network's.
+            ResourceError: out of memory.
+        """
+        return self._renderer(self._batch(labels))
+
+    def _batch(self, labels: LabelMap | Sequence[LabelMap] | np.ndarray) -> np.ndarray:
+        if isinstance(labels, np.ndarray):
+            if labels.ndim not in (2, 3):
+                raise BadInput(f"labels have shape {labels.shape}; expected [H, W] or [N, H, W]")
+            stack = labels if labels.ndim == 3 else labels[None]
+            maps = [from_array(ids, self.labels) for ids in stack]
+        else:
+            maps = [labels] if isinstance(labels, LabelMap) else list(labels)
+        if not maps:
+            raise BadInput("no layouts to render; expected at least one")
+        for layout in maps:
+            if layout.labels.names != self.labels.names:
+                raise Mismatch(
+                    f"{layout.source}: its label set is {layout.labels.name}, the network's is "
+                    f"{self.labels.name}: crn-fast labels map converts between sets"
+                )
+            if layout.array.shape != self.spec.size:
+                found, wanted = layout.array.shape, self.spec.size
+                raise Mismatch(
+                    f"{layout.source}: is {found[0]}x{found[1]}, the network makes "
+                    f"{wanted[0]}x{wanted[1]}: --fit pad, crop or nearest brings it to that size"
+                )
+        return np.stack([layout.array for layout in maps])

@@ -1,0 +1,151 @@
+"""Engines: built, opened, rendered; and every mismatch is explained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tiny
+
+pytest.importorskip("torch", reason="the eager backend needs torch")
+
+import torch
+
+from crn_fast import backends, container, layout
+from crn_fast.engine import Engine, Manifest, build_engine
+from crn_fast.errors import BadInput, Mismatch, Unavailable, UsageError
+from crn_fast.module import Cascade
+from crn_fast.palette import label_set
+
+
+@pytest.fixture
+def engine_file(tmp_path: Path) -> Path:
+    build_engine(tiny.make_checkpoint(), tmp_path / "net.crn", precision="fp32")
+    return tmp_path / "net.crn"
+
+
+def oracle(labels: np.ndarray) -> np.ndarray:
+    """The float64 pictures, before rounding."""
+    made = tiny.make_checkpoint()
+    model = Cascade(made.spec).double()
+    model.load_state_dict({n: torch.from_numpy(t) for n, t in made.tensors.items()})
+    with torch.inference_mode():
+        return model(torch.from_numpy(labels)).clamp(0, 255).numpy()
+
+
+def test_renders_what_the_oracle_says(engine_file: Path) -> None:
+    labels = tiny.labels_array(3)
+    pictures = Engine.open(engine_file).render(labels)
+    assert pictures.dtype == np.uint8
+    assert pictures.shape == (3, 2, 12, 20, 3)
+    expected = oracle(labels)
+    assert expected.std() > 10
+    # Half a step of rounding, and a little for float32.
+    assert np.abs(pictures - expected).max() < 0.51
+
+
+def test_a_checkpoint_opens_as_an_engine(engine_file: Path, tmp_path: Path) -> None:
+    labels = tiny.labels_array(2)
+    expected = Engine.open(engine_file).render(labels)
+    for form in ("net.pt", "net.safetensors"):
+        path = tiny.save_checkpoint(tmp_path / form)
+        np.testing.assert_array_equal(Engine.open(path, precision="fp32").render(labels), expected)
+
+
+def test_takes_label_maps_and_arrays(engine_file: Path) -> None:
+    engine, labels = Engine.open(engine_file), tiny.labels_array(2)
+    maps = [layout.from_array(ids, engine.labels) for ids in labels]
+    expected = engine.render(labels)
+    np.testing.assert_array_equal(engine.render(maps), expected)
+    np.testing.assert_array_equal(engine.render(maps[1]), expected[1:])
+    np.testing.assert_array_equal(engine.render(labels[0]), expected[:1])
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "named"),
+    [
+        (np.full((12, 20), 12, np.uint8), BadInput, "12"),
+        (np.zeros((12, 21), np.uint8), Mismatch, "12x21.*12x20"),
+        (np.zeros((12, 20), np.float32), BadInput, "float32"),
+        (np.zeros(20, np.uint8), BadInput, r"shape \(20,\)"),
+        (np.zeros((0, 12, 20), np.uint8), BadInput, "no layouts"),
+    ],
+)
+def test_bad_labels_are_named(
+    labels: np.ndarray, error: type[Exception], named: str, engine_file: Path
+) -> None:
+    with pytest.raises(error, match=named):
+        Engine.open(engine_file).render(labels)
+
+
+def test_another_label_set_is_a_mismatch(engine_file: Path) -> None:
+    other = layout.from_array(np.zeros((12, 20), np.uint8), label_set("cityscapes"))
+    with pytest.raises(Mismatch, match=r"cityscapes.*camvid"):
+        Engine.open(engine_file).render(other)
+
+
+def test_the_manifest_says_what_it_was_built_from(engine_file: Path) -> None:
+    manifest = Manifest.from_metadata("x", container.read_metadata(engine_file))
+    assert manifest.spec == tiny.SPEC
+    assert manifest.checkpoint_sha256 == tiny.make_checkpoint().sha256()
+    assert (manifest.backend, manifest.precision, manifest.target) == ("eager", "fp32", "any")
+    assert manifest.notes["licence"] == "none"
+
+
+def test_damage_is_noticed(engine_file: Path) -> None:
+    whole = engine_file.read_bytes()
+    for i in range(8, len(whole), len(whole) // 60):
+        damaged = bytearray(whole)
+        damaged[i] ^= 4
+        engine_file.write_bytes(damaged)
+        with pytest.raises(BadInput, match=r"net\.crn"):
+            Engine.open(engine_file)
+
+
+def test_another_version_says_how_to_rebuild(engine_file: Path) -> None:
+    tensors, metadata = container.read(engine_file)
+    container.write(engine_file, tensors, {**metadata, "version": "99"})
+    with pytest.raises(Mismatch, match=r"engine version 99; .*build-engine"):
+        Engine.open(engine_file)
+
+
+def test_a_checkpoint_is_no_engine_file(tmp_path: Path) -> None:
+    path = tmp_path / "renamed.crn"
+    tiny.save_checkpoint(tmp_path / "net.safetensors").rename(path)
+    with pytest.raises(BadInput, match="not an engine"):
+        Engine.open(path)
+
+
+def test_another_size_is_a_mismatch(tmp_path: Path) -> None:
+    with pytest.raises(Mismatch, match="12x20, not 24x40"):
+        build_engine(tiny.make_checkpoint(), tmp_path / "net.crn", size=(24, 40))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_run_here_is_never_replaced(
+    engine_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="'fusion' is unknown; there are eager"):
+        backends.choose("fusion")
+    monkeypatch.setattr("crn_fast.backends.eager.available", lambda: "torch is not installed")
+    for asked in ("auto", "eager"):
+        with pytest.raises(Unavailable, match="eager: torch is not installed"):
+            Engine.open(engine_file, backend=asked)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_half_precision_without_a_gpu_is_refused(engine_file: Path) -> None:
+    with pytest.raises(Unavailable, match="fp16 needs an NVIDIA GPU"):
+        Engine.open(engine_file, precision="fp16")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("precision", "allowed"), [("fp32", 0.51), ("tf32", 1.5), ("fp16", 1.5), ("bf16", 8)]
+)
+def test_precisions_on_a_gpu(precision: str, allowed: float, engine_file: Path) -> None:
+    labels = tiny.labels_array(2)
+    pictures = Engine.open(engine_file, precision=precision).render(labels)
+    assert np.abs(pictures - oracle(labels)).max() < allowed

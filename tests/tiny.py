@@ -1,0 +1,42 @@
+"""Small networks and checkpoints that tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from crn_fast import checkpoint
+from crn_fast.checkpoint import Checkpoint
+from crn_fast.palette import label_set
+from crn_fast.spec import CascadeSpec
+
+SPEC = CascadeSpec(widths=(7, 6, 4), base=(3, 5), classes=12, images=2, upsampling="half_pixel")
+"""Label set camvid; pictures of 12x20."""
+
+
+def make_checkpoint(spec: CascadeSpec = SPEC, labels: str = "camvid") -> Checkpoint:
+    """Random weights, the same at every call, in a range that gives visible pictures."""
+    rng = np.random.default_rng(5)
+    tensors = {
+        name: rng.normal(0, 0.5, shape).astype(np.float32) for name, shape in spec.tensors().items()
+    }
+    return Checkpoint(spec, label_set(labels), tensors, {"licence": "none", "steps": "0"})
+
+
+def save_checkpoint(path: Path, spec: CascadeSpec = SPEC, labels: str = "camvid") -> Path:
+    """Write `make_checkpoint` as .safetensors, or as the .pt that training writes."""
+    made = make_checkpoint(spec, labels)
+    if path.suffix == ".pt":
+        import torch
+
+        model = {name: torch.from_numpy(tensor) for name, tensor in made.tensors.items()}
+        torch.save({**checkpoint.header(made), "model": model}, path)
+    else:
+        checkpoint.save(path, made)
+    return path
+
+
+def labels_array(n: int = 1, spec: CascadeSpec = SPEC) -> np.ndarray:
+    """uint8 [n, H, W] of random ids."""
+    return np.random.default_rng(6).integers(0, spec.classes, (n, *spec.size), dtype=np.uint8)
