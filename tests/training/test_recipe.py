@@ -1,0 +1,73 @@
+"""Recipes: what ships is sound, overrides work, and mistakes are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crn_fast.errors import BadInput
+from crn_fast.spec import PRESETS
+from crn_fast.training import recipe
+
+
+def test_shipped_recipes_keep_their_promises() -> None:
+    large, small = recipe.read("street-1024").network, recipe.read("street-256").network
+    assert (large.size, small.size) == ((1024, 2048), (256, 512))
+    assert large.flops() <= 150e9 and large.parameters() <= 8e6
+    assert small.flops() <= 8e9
+
+
+def test_round_trip_through_plain_values() -> None:
+    found = recipe.read("street-1024")
+    assert recipe.Recipe.from_dict(found.to_dict()) == found
+
+
+def test_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('[network]\npreset = "256p-small"\nupsampling = "half_pixel"\n')
+    found = recipe.read(
+        path,
+        ["training.batch=3", "training.learning_rate=1", "loss.weights=a/b.pth", "data=[]"][::2],
+    )
+    assert found.network.widths == PRESETS["256p-small"].widths
+    assert found.network.upsampling == "half_pixel"
+    assert found.training.batch == 3
+    assert found.loss.weights == "a/b.pth"
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("training.batch", "expected key=value"),
+        ("=3", "expected key=value"),
+        ("training.batch=many", "training: batch is 'many'; expected int"),
+        ("training.batch=true", "batch is True"),
+        ("training.batch=0", "training.batch is 0"),
+        ("training.colour=1", "unknown key 'colour'"),
+        ("training.decay=linear", "decay is 'linear'"),
+        ("network.widths=8", "widths is 8"),
+        ("network.preset=9p", "preset is '9p'"),
+        ("network.images=4", "images is 4"),
+        ("loss.extractor=resnet", "resnet"),
+        ("loss.scales=[2.0]", "scales"),
+        ("data=[]", r"\[\[data\]\]"),
+        ("data.share=2", "not a table"),
+        ("surprise=1", "unknown key 'surprise'"),
+    ],
+)
+def test_mistakes_are_named(override: str, named: str) -> None:
+    with pytest.raises(BadInput, match=named):
+        recipe.read("street-256", [override])
+
+
+def test_no_such_recipe_lists_what_ships() -> None:
+    with pytest.raises(BadInput, match="street-1024, street-256"):
+        recipe.read("boulevard")
+
+
+def test_not_toml(tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text("[network\n")
+    with pytest.raises(BadInput, match=r"broken\.toml: not a readable TOML"):
+        recipe.read(path)

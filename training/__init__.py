@@ -1,0 +1,1 @@
+"""Training of cascades: data, losses, loop. Importing the package itself costs nothing."""
