@@ -164,7 +164,7 @@ def _check_range(name: str, value: object, low: int, high: int) -> None:
 
 
 _AUTHORS = (1024,) * 5 + (512, 512, 128, 32)
-_SMALL = (192, 192, 192, 192, 160, 128, 80, 40, 16)
+_SMALL = (192,) * 4 + (128, 96, 64, 32, 16)
 
 PRESETS: dict[str, CascadeSpec] = {
     "256p": CascadeSpec(widths=_AUTHORS[:7], images=9),
