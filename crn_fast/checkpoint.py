@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,11 @@ import numpy as np
 
 from crn_fast import container
 from crn_fast.errors import BadInput, Mismatch, Unavailable
+from crn_fast.extras import why_no_torch
+from crn_fast.files import kind_of, require_file
 from crn_fast.palette import LabelSet
 from crn_fast.spec import CascadeSpec
+from crn_fast.weights import check_tensors
 
 FORMAT = "crn_fast.checkpoint"
 VERSION = 1
@@ -49,38 +52,13 @@ class Checkpoint:
                 f"{self.source}: the network takes {self.spec.classes} classes, but its label set "
                 f"{self.labels.name} has {self.labels.classes}"
             )
-        shapes = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
-        check_shapes(self.source, self.spec, shapes)
+        check_tensors(self.source, self.spec, self.tensors)
 
     def sha256(self) -> str:
         """Of the network alone: spec, label set and every tensor, whichever file they came from."""
         network = {"spec": self.spec.to_json(), "labels": self.labels.to_json()}
         hashes = {name: container.tensor_sha256(t) for name, t in self.tensors.items()}
         return container.metadata_sha256({**network, **hashes})
-
-
-def check_shapes(source: str, spec: CascadeSpec, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare tensors' names and shapes with the spec's.
-
-    Raises:
-        BadInput: names that are missing or unexpected, or the first shape that differs.
-    """
-    expected = spec.tensors()
-    missing, unexpected = expected.keys() - shapes.keys(), shapes.keys() - expected.keys()
-    if missing or unexpected:
-        found = [f"missing {_some(missing)}"] if missing else []
-        found += [f"unexpected {_some(unexpected)}"] if unexpected else []
-        raise BadInput(f"{source}: its tensors do not fit its spec: {'; '.join(found)}")
-    for name, shape in expected.items():
-        if shapes[name] != shape:
-            raise BadInput(
-                f"{source}: tensor {name} has shape {shapes[name]}; its spec says {shape}"
-            )
-
-
-def _some(names: Iterable[str]) -> str:
-    first = sorted(names)
-    return ", ".join(first[:4]) + (f" and {len(first) - 4} more" if len(first) > 4 else "")
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -92,13 +70,12 @@ def load(path: str | Path) -> Checkpoint:
         Unavailable: a .pt file, and torch is not installed.
     """
     path = Path(path)
-    if path.is_dir():
+    if kind_of(path) == "folder":
         path = path / "ckpt.pt"
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file; expected a checkpoint (.pt or .safetensors)")
+    require_file(path, "a checkpoint (.pt or .safetensors), or a run folder with a ckpt.pt")
     if zipfile.is_zipfile(path):
         state = load_training(path)
-        tensors = {name: tensor.numpy() for name, tensor in state["model"].items()}
+        tensors = {name: tensor.detach().numpy() for name, tensor in state["model"].items()}
         return _checkpoint(path, state, tensors)
     if path.suffix == ".pt":
         raise BadInput(
@@ -139,13 +116,13 @@ def load_training(path: str | Path) -> dict[str, Any]:
     Raises:
         BadInput, Unavailable: as `load`.
     """
-    try:
-        import torch
-    except ImportError:
+    if reason := why_no_torch():
         raise Unavailable(
-            f"{path}: reading a .pt file needs torch: pip install 'crn-fast[train]', or convert it "
-            "to .safetensors where torch is installed: crn-fast convert"
-        ) from None
+            f"{path}: reading a .pt file needs torch; {reason}; or convert it to .safetensors "
+            "where there is torch: crn-fast convert"
+        )
+    import torch
+
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -159,8 +136,12 @@ def load_training(path: str | Path) -> dict[str, Any]:
         raise BadInput(f"{path}: not a checkpoint, or a damaged one ({reason[:160]})") from None
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise BadInput(f"{path}: a torch file, but not a checkpoint that crn_fast train wrote")
-    if not all(isinstance(tensor, torch.Tensor) for tensor in state["model"].values()):
-        raise BadInput(f"{path}: its model holds something that is not a tensor")
+    for name, tensor in state["model"].items():
+        plain = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
+        if not plain or tensor.dtype not in (torch.float32, torch.float16):
+            raise BadInput(
+                f"{path}: its model's {str(name)[:80]!r} is no float32 or float16 tensor"
+            )
     return state
 
 
@@ -177,7 +158,7 @@ def _checkpoint(path: Path, fields: Mapping[str, Any], tensors: Mapping[str, Any
     try:
         spec = CascadeSpec.from_json(fields["spec"])
         labels = LabelSet.from_json(fields["labels"])
-        notes = json.loads(fields["notes"])
+        notes = container.json_table(fields["notes"], "notes")
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{path}: its header cannot be read ({error})") from None
     return Checkpoint(spec, labels, tensors, notes, source=str(path))

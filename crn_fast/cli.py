@@ -6,6 +6,7 @@ when it is called, and imports what is heavy inside itself, so that --help is im
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -19,6 +20,7 @@ COMMANDS = {
     "render": "Turn a layout into a picture.",
     "train": "Train a network on photos and layouts.",
     "build-engine": "Compile a checkpoint into an engine file.",
+    "eval": "Judge a model on photos and their layouts.",
     "info": "Describe a checkpoint, engine, layout or run folder, and check it.",
     "labels": "List, show, check and convert label sets and layouts.",
     "convert": "Convert a checkpoint to .safetensors.",
@@ -30,13 +32,13 @@ EPILOG = """\b
 First steps:
   crn-fast demo
   crn-fast render --layout street.png -o street.jpg
-  crn-fast train DATA -c street-256 --set loss.weights=vgg19.pth
+  crn-fast train DATA --set loss.weights=vgg19-dcbb9e9d.pth --out run
   crn-fast build-engine run/ckpt.pt
 \b
 Exit codes:
   0 done   1 our bug   2 usage   3 bad input   4 mismatch   5 resources
-  7 a check failed   8 backend not available   75 interrupted, can be resumed
-  130 Ctrl-C
+  6 a batch finished in part   7 a check failed   8 backend not available
+  75 interrupted, can be resumed   130 Ctrl-C
 """
 
 
@@ -73,42 +75,50 @@ def cli(ctx: click.Context, quiet: bool, debug: bool) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with a documented code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in arguments
+    """Run the command line and exit with a documented code.
+
+    -q, --quiet and --debug may stand anywhere.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    anywhere = [a for a in given if a in ("-q", "--quiet", "--debug")]
+    rest = [a for a in given if a not in anywhere]
     try:
-        code = cli.main(arguments, prog_name="crn-fast", standalone_mode=False)
-    except click.exceptions.Abort:
-        sys.exit(_say("interrupted", 130))
-    except KeyboardInterrupt:
-        sys.exit(_say("interrupted", 130))
-    except click.ClickException as error:
-        if debug:
-            raise
-        error.show()
-        sys.exit(error.exit_code)
-    except CrnError as error:
-        if debug:
-            raise
-        sys.exit(_say(str(error), error.exit_code))
+        # Not `cli.main`, which has its own ideas of what a closed pipe or a bare error means.
+        with cli.make_context("crn-fast", [*anywhere, *rest]) as context:
+            cli.invoke(context)
+        sys.stdout and sys.stdout.flush()
+    except click.exceptions.Exit as finished:
+        sys.exit(finished.exit_code)
     except BrokenPipeError:
-        # The reader of our output went away, as `| head` does: not worth a word.
-        sys.stdout = None
+        # The reader of our output went away, as `| head` does: not worth a word, but Python
+        # would try to flush the rest on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except MemoryError as error:
-        if debug:
+    except BaseException as error:
+        if "--debug" in anywhere and not isinstance(error, click.ClickException):
             raise
-        sys.exit(_say(f"out of memory ({error or 'no size given'})", 5))
-    except Exception as error:
-        if debug:
-            raise
-        name = type(error).__name__
-        message = f"{name}: {error} (a bug of ours: run again with --debug and report it, please)"
-        sys.exit(_say(message, 1))
-    sys.exit(code if isinstance(code, int) else 0)
+        message, code = _explain(error)
+        click.echo(f"crn-fast: {' '.join(message.split())}", err=True)
+        sys.exit(code)
+    sys.exit(0)
 
 
-def _say(message: str, code: int) -> int:
-    line = " ".join(message.split())
-    click.echo(f"crn-fast: {line}", err=True)
-    return code
+def _explain(error: BaseException) -> tuple[str, int]:
+    """One line and the exit code for whatever went wrong."""
+    match error:
+        case CrnError():
+            return str(error), error.exit_code
+        case click.ClickException():
+            where = getattr(error, "ctx", None)
+            path = where.command_path if where else "crn-fast"
+            return f"{error.format_message()} (see {path} --help)", error.exit_code
+        case KeyboardInterrupt() | click.exceptions.Abort():
+            return "interrupted", 130
+        case MemoryError():
+            return f"out of memory ({error or 'no size given'})", 5
+        case OSError():
+            named = f"{error.filename}: " if error.filename else ""
+            return f"{named}{error.strerror or error}", 5
+        case _:
+            name = type(error).__name__
+            return f"{name}: {error} (a bug of ours: add --debug and report it, please)", 1

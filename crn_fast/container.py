@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from crn_fast.errors import BadInput
-from crn_fast.files import write_whole
+from crn_fast.files import require_file, write_whole
 
 
 def write(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
@@ -44,7 +44,7 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     metadata = read_metadata(path)
     from safetensors import SafetensorError, safe_open
 
-    hashes = json.loads(metadata["tensors_sha256"])
+    hashes = json_table(metadata.get("tensors_sha256", ""), f"{path}: tensors_sha256")
     try:
         with safe_open(path, "np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -64,9 +64,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     """
     from safetensors import SafetensorError, safe_open
 
-    path = Path(path)
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file")
+    require_file(path, "a .safetensors or .crn file")
     try:
         with safe_open(path, "np") as file:
             metadata: dict[str, str] = file.metadata() or {}
@@ -80,6 +78,21 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     if metadata_sha256(metadata) != metadata["metadata_sha256"]:
         raise BadInput(f"{path}: its metadata is damaged (its SHA-256 differs); get the file again")
     return metadata
+
+
+def json_table(text: str, source: str) -> dict[str, str]:
+    """Read a JSON object whose values are all text.
+
+    Raises:
+        BadInput: it is something else; `source` is named.
+    """
+    try:
+        table = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        table = None
+    if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):
+        raise BadInput(f"{source}: expected a JSON object of text values; the file is damaged")
+    return table
 
 
 def tensor_sha256(array: np.ndarray) -> str:

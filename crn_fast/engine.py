@@ -41,14 +41,17 @@ class Manifest:
     built_with: Mapping[str, str]
     notes: Mapping[str, str]
 
+    _PLAIN = ("backend", "precision", "target", "checkpoint_sha256")
+
     def to_metadata(self) -> dict[str, str]:
-        fields = {k: v for k, v in vars(self).items() if k not in ("spec", "labels")}
         return {
             "format": FORMAT,
             "version": str(VERSION),
             "spec": self.spec.to_json(),
             "labels": self.labels.to_json(),
-            "manifest": json.dumps(fields),
+            "built_with": json.dumps(dict(self.built_with)),
+            "notes": json.dumps(dict(self.notes)),
+            **{name: getattr(self, name) for name in self._PLAIN},
         }
 
     @classmethod
@@ -69,8 +72,11 @@ class Manifest:
         try:
             spec = CascadeSpec.from_json(metadata["spec"])
             labels = LabelSet.from_json(metadata["labels"])
-            return cls(spec, labels, **json.loads(metadata["manifest"]))
-        except (KeyError, TypeError, ValueError) as error:
+            built_with = container.json_table(metadata["built_with"], "built_with")
+            notes = container.json_table(metadata["notes"], "notes")
+            plain = {name: metadata[name] for name in cls._PLAIN}
+            return cls(spec, labels, built_with=built_with, notes=notes, **plain)
+        except (KeyError, ValueError) as error:
             raise BadInput(f"{source}: its manifest cannot be read ({error})") from None
 
 
@@ -171,7 +177,13 @@ class Engine:
                     f"{path}: built for the backend {manifest.backend}, not {backend}: crn-fast "
                     f"build-engine CKPT --backend {backend}"
                 )
+            if manifest.backend not in backends.NAMES:
+                raise Mismatch(
+                    f"{path}: built for the backend {manifest.backend!r}; this crn_fast has "
+                    f"{', '.join(backends.NAMES)}: rebuild it: crn-fast build-engine CKPT --force"
+                )
             _, chosen, _ = backends.choose(manifest.backend)
+            chosen.check(str(path), manifest.spec, packed)
         else:
             loaded = checkpoint.load(path)
             name, chosen, _ = backends.choose(backend)

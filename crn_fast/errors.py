@@ -35,6 +35,12 @@ class ResourceError(CrnError, OSError):
     exit_code = 5
 
 
+class PartlyDone(CrnError):
+    """Some items of a batch failed; each was named on the way (exit 6)."""
+
+    exit_code = 6
+
+
 class CheckFailed(CrnError):
     """A verification that ran and did not pass (exit 7)."""
 

@@ -8,32 +8,35 @@ from typing import IO, BinaryIO
 import numpy as np
 
 from crn_fast.errors import BadInput, UsageError
-from crn_fast.files import write_whole
+from crn_fast.files import require_file, write_whole
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP"}
 """File ending -> Pillow's name."""
-MAX_PIXELS = 1 << 28
+MAX_PIXELS = 1 << 27
 """A larger picture is refused from its header."""
 
 
 def read(path: str | Path) -> np.ndarray:
-    """Read a photo as uint8 RGB [H, W, 3].
+    """Read a photo (PNG, JPEG or WebP) as uint8 RGB [H, W, 3].
 
     Raises:
-        BadInput: missing, not a picture, damaged, or over MAX_PIXELS.
+        BadInput: missing, not such a picture, damaged, or over MAX_PIXELS.
+        ResourceError: it may not be read.
     """
     from PIL import Image, UnidentifiedImageError
 
+    require_file(path, "a photo")
     try:
-        with Image.open(path) as picture:
+        # Formats are named because Pillow would hand some others to programs such as Ghostscript.
+        with Image.open(path, formats=sorted(set(FORMATS.values()))) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise BadInput(f"{path}: {picture.height}x{picture.width} is too large for a photo")
             return np.asarray(picture.convert("RGB"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file; expected a photo") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, BadInput):
-            raise
+    except BadInput:
+        raise
+    except UnidentifiedImageError:
+        raise BadInput(f"{path}: not a PNG, JPEG or WebP picture") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadInput(f"{path}: not a readable picture ({error})") from None
 
 
@@ -49,14 +52,17 @@ def format_of(path: str | Path, wanted: str | None = None) -> str:
     """The picture format ('png', 'jpg', 'webp') of a file to be written.
 
     Raises:
-        UsageError: neither `wanted` nor the file's ending names a known format.
+        UsageError: neither `wanted` nor the ending names a known format, or they disagree.
     """
-    name = (wanted or Path(path).suffix.removeprefix(".")).lower()
+    ending = Path(path).suffix.removeprefix(".").lower()
+    name = wanted or ending
     if name not in FORMATS:
         raise UsageError(
             f"{path}: cannot tell a picture format from {name or 'no ending'!r}; "
             f"expected one of {', '.join(FORMATS)}"
         )
+    if ending in FORMATS and FORMATS[ending] != FORMATS[name]:
+        raise UsageError(f"{path}: ends in .{ending}, but the format asked for is {name}")
     return name
 
 

@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from crn_fast.errors import BadInput, UsageError
+from crn_fast.files import kind_of
 
 SIZES = {"street-1024": (1024, 2048), "street-256": (256, 512)}
 """Name -> picture size."""
@@ -47,7 +48,7 @@ def resolve(model: str | None, size: tuple[int, ...] = ()) -> Path:
         fitting = [name for name, made in SIZES.items() if made == size]
         return path_of(fitting[0] if fitting else DEFAULT)
     path = Path(model)
-    return path_of(model) if model in SIZES and not path.exists() else path
+    return path_of(model) if model in SIZES and kind_of(path) == "missing" else path
 
 
 def _resource(relative: str) -> Path:

@@ -31,7 +31,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crn_fast.errors import BadInput, ResourceError, UsageError
+from crn_fast.errors import BadInput, UsageError
+from crn_fast.files import require_file
 from crn_fast.spec import MAX_CLASSES
 
 Color = tuple[int, int, int]
@@ -139,18 +140,11 @@ def read_toml(path: Path) -> bytes:
         BadInput: missing, no regular file, too large.
         ResourceError: it may not be read.
     """
+    require_file(path, "a TOML file")
     try:
-        if not path.exists():
-            raise BadInput(f"{path}: no such file")
-        if not path.is_file():
-            raise BadInput(f"{path}: not a file; expected a TOML file")
         with path.open("rb") as file:
             data = file.read(_FILE_LIMIT + 1)
-    except PermissionError:
-        raise ResourceError(f"{path}: no permission to read it") from None
-    except (OSError, ValueError) as error:
-        if isinstance(error, BadInput):
-            raise
+    except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error})") from None
     if len(data) > _FILE_LIMIT:
         raise BadInput(f"{path}: larger than {_FILE_LIMIT} bytes; expected a small TOML file")

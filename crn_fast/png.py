@@ -17,12 +17,12 @@ import zlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from crn_fast.errors import BadInput, ResourceError
+from crn_fast.files import require_file
 
 MAX_SIDE = 16384
 MAX_PIXELS = 1 << 25
@@ -73,19 +73,13 @@ def read(source: str | Path | BinaryIO, name: str) -> Pixels:
     """
     if not isinstance(source, str | Path):
         return _read_stream(source, name)
+    require_file(source, "a PNG layout, or - for standard input")
     try:
-        if not S_ISREG(Path(source).stat().st_mode):
-            what = "a folder" if Path(source).is_dir() else "no regular file"
-            raise BadInput(f"{name}: is {what}; expected a PNG file")
         with Path(source).open("rb") as stream:
             return _read_stream(stream, name)
-    except FileNotFoundError:
-        raise BadInput(f"{name}: no such file; expected a PNG layout") from None
     except PermissionError:
         raise ResourceError(f"{name}: no permission to read it") from None
-    except (OSError, ValueError) as error:
-        if isinstance(error, BadInput):
-            raise
+    except OSError as error:
         raise BadInput(f"{name}: cannot be read ({error})") from None
 
 

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 # a whole subpackage (inside which imports are free).
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
+    "extras": set(),
     "kernels": set(),
     "spec": {"errors"},
     "files": {"errors"},
@@ -33,19 +34,19 @@ ARROWS: dict[str, set[str]] = {
     "crc32c": set(),
     "tf_bundle": {"crc32c", "errors"},
     "authors": {"errors", "spec", "tf_bundle"},
-    "checkpoint": {"container", "errors", "files", "palette", "spec"},
     "cascade": {"spec"},
-    "weights": {"cascade", "errors", "palette", "spec"},
+    "weights": {"cascade", "errors", "spec"},
+    "checkpoint": {"container", "errors", "extras", "files", "palette", "spec", "weights"},
     "module": {"cascade", "kernels", "spec", "weights"},
-    "backends": {"cascade", "errors", "kernels", "spec", "weights"},
+    "backends": {"cascade", "errors", "extras", "kernels", "spec", "weights"},
     "engine": {
-        *("backends", "checkpoint", "container", "errors", "files", "layout", "palette", "spec"),
-        *("weights",),
+        *("backends", "checkpoint", "container", "errors", "layout", "palette", "spec"),
     },
-    "models": {"checkpoint", "errors", "files", "palette", "spec"},
+    "measure": {"engine", "errors", "image", "layout", "palette"},
+    "models": {"errors", "files"},
     "training": {
-        *("cascade", "checkpoint", "errors", "files", "image", "kernels", "layout", "module"),
-        *("palette", "spec"),
+        *("cascade", "checkpoint", "errors", "extras", "files", "image", "kernels", "layout"),
+        *("module", "palette", "spec"),
     },
     "__init__": {"engine", "errors", "layout", "spec"},
 }

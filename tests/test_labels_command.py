@@ -13,7 +13,7 @@ from PIL import Image
 
 from crn_fast import layout
 from crn_fast.commands.labels import command
-from crn_fast.errors import BadInput, Mismatch, ResourceError, UsageError
+from crn_fast.errors import BadInput, Mismatch, PartlyDone, ResourceError, UsageError
 from crn_fast.palette import BUILTIN, LabelSet, label_set
 
 CAMVID = label_set("camvid")
@@ -155,7 +155,7 @@ def test_map_goes_on_after_a_fault(tmp_path: Path) -> None:
     save(tmp_path / "in" / "a.png", [[77]])
     save(tmp_path / "in" / "b.png", [[1]])
     result = run("map", tmp_path / "in", tmp_path / "out", "--from", "camvid")
-    assert isinstance(result.exception, BadInput)
+    assert isinstance(result.exception, PartlyDone)
     assert "1 of 2" in str(result.exception)
     assert "value 77" in result.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]

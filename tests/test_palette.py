@@ -188,7 +188,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for name, part in (
         ("bytes.toml", "not valid TOML"),
         ("large.toml", "larger"),
-        ("folder.toml", "not a file"),
+        ("folder.toml", "is a folder"),
         ("missing.toml", "no such file"),
     ):
         with pytest.raises(BadInput, match=part):

@@ -280,8 +280,8 @@ def test_paths_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for path, part in (
         (tmp_path / "no.png", "no such file"),
         (tmp_path, "is a folder"),
-        (tmp_path / ("x" * 300), "cannot be read"),
-        (Path("a\0b"), "cannot be read"),
+        (tmp_path / ("x" * 300), "no such file"),
+        (Path("a\0b"), "no such file"),
     ):
         with pytest.raises(BadInput, match=part):
             png.read(path, str(path))

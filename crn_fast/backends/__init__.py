@@ -41,6 +41,9 @@ class Backend(Protocol):
     ) -> dict[str, np.ndarray]:
         """The tensors that an engine file holds for this backend."""
 
+    def check(self, source: str, spec: CascadeSpec, packed: Mapping[str, np.ndarray]) -> None:
+        """BadInput unless `packed` is what `pack` gives for this spec; `source` is named."""
+
     def load(
         self,
         spec: CascadeSpec,

@@ -12,22 +12,22 @@ import numpy as np
 
 from crn_fast import cascade
 from crn_fast.errors import ResourceError, Unavailable, UsageError
+from crn_fast.extras import out_of_memory, why_no_torch
+from crn_fast.kernels.cpu.threads import usable_cpus
 from crn_fast.spec import CascadeSpec
-from crn_fast.weights import arrange
+from crn_fast.weights import arrange, check_tensors
 
 if TYPE_CHECKING:
     import torch
 
+MAX_THREADS = 1024
+"""More than this crashes some thread pools; no machine gains by it."""
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 
 def available() -> str | None:
     """None when torch can be imported, else the way to get it."""
-    try:
-        import torch
-    except ImportError as error:
-        return f"torch is not installed ({error}): pip install 'crn-fast[train]'"
-    return None if hasattr(torch, "Tensor") else "the torch package found here is not PyTorch"
+    return why_no_torch()
 
 
 def pack(
@@ -35,6 +35,11 @@ def pack(
 ) -> dict[str, np.ndarray]:
     """The tensors as they are: this backend casts when it loads them."""
     return dict(tensors)
+
+
+def check(source: str, spec: CascadeSpec, packed: Mapping[str, np.ndarray]) -> None:
+    """BadInput unless `packed` holds the spec's tensors."""
+    check_tensors(source, spec, packed)
 
 
 def load(
@@ -64,10 +69,9 @@ def load(
         raise UsageError(f"eager: precision is {precision!r}; expected {', '.join(PRECISIONS)}")
     if not gpus and precision != "fp32":
         raise Unavailable(f"eager: {precision} needs an NVIDIA GPU; on the CPU it runs fp32")
-    if threads is not None:
-        if threads < 1:
-            raise UsageError(f"--threads is {threads}; expected 1 or more")
-        torch.set_num_threads(threads)
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise UsageError(f"--threads is {threads}; expected 1 to {MAX_THREADS}")
+    torch.set_num_threads(threads or usable_cpus())
     return EagerRenderer(spec, packed, precision, where)
 
 
@@ -117,11 +121,9 @@ class EagerRenderer:
                 pictures = cascade.render(reference, self.spec, self.weights, ids)
                 array: np.ndarray = pictures.cpu().numpy()
                 return array
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
             raise ResourceError(
-                f"{self.device}: out of memory; try a smaller batch ({error})"
+                f"{self.device}: out of memory ({error}); try fewer layouts"
             ) from None
-        except RuntimeError as error:
-            if "allocate memory" in str(error):  # torch's CPU allocator has no class of its own
-                raise ResourceError(f"{self.device}: out of memory ({error})") from None
-            raise

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from crn_fast.errors import UsageError
+from crn_fast.files import check_folder, kind_of
 
 
 class Size(click.ParamType[tuple[int, int]]):
@@ -24,9 +26,54 @@ class Size(click.ParamType[tuple[int, int]]):
         if isinstance(value, tuple):
             return value
         height, cross, width = str(value).lower().partition("x")
-        if not cross or not height.isdecimal() or not width.isdecimal():
+        if not cross or not all(n.isdecimal() and len(n) < 7 for n in (height, width)):
             self.fail(f"{value!r}: expected height x width in pixels, as in 1024x2048")
         return int(height), int(width)
+
+
+def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that decide how a layout is read, shared by every command that reads one."""
+    unknown = click.option(
+        "--unknown",
+        type=click.Choice(["error", "void", "nearest"]),
+        default="error",
+        show_default=True,
+        help="What unknown ids and colours become.",
+    )
+    encoding = click.option(
+        "--encoding",
+        type=click.Choice(["auto", "ids", "train-ids", "color"]),
+        default="auto",
+        show_default=True,
+        help="How layouts write their labels.",
+    )
+    return encoding(unknown(command))
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that decide what runs a network, shared by every command that renders."""
+    for option in (
+        click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads."),
+        click.option(
+            "--device", type=click.IntRange(min=0), metavar="N", help="Number of the GPU."
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["auto", "fp32", "tf32", "bf16", "fp16"]),
+            default="auto",
+            show_default=True,
+            help="Number format of the convolutions.",
+        ),
+        click.option(
+            "--backend",
+            type=click.Choice(["auto", "eager"]),
+            default="auto",
+            show_default=True,
+            help="What runs the network.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def say(message: str) -> None:
@@ -42,13 +89,15 @@ def emit(value: str | dict[str, Any]) -> None:
 
 
 def check_writable(path: Path, force: bool, option: str = "--force") -> None:
-    """Refuse to overwrite a file unless asked to.
+    """Check, before the work, that a file may be written where the user wants it.
 
     Raises:
-        UsageError: it exists.
+        UsageError: it exists, and overwriting was not asked for.
+        ResourceError: its folder is missing or may not be written.
     """
-    if path.exists() and not force:
-        raise UsageError(f"{path}: exists already; add {option}, or name another file with -o")
+    if kind_of(path) != "missing" and not force:
+        raise UsageError(f"{path}: exists already; add {option}, or name another file")
+    check_folder(path)
 
 
 def interactive() -> bool:

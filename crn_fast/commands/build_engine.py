@@ -8,6 +8,7 @@ import click
 
 from crn_fast.commands import Size, check_writable, emit, say
 from crn_fast.errors import UsageError
+from crn_fast.files import kind_of
 
 EPILOG = """\b
 Examples:
@@ -53,7 +54,7 @@ def command(
     from crn_fast.engine import build_engine, check_size
 
     path = models.resolve(checkpoint)
-    stem = path.resolve().name if path.is_dir() else path.stem
+    stem = path.resolve().name if kind_of(path) == "folder" else path.stem
     target = Path(out or f"{stem}.crn")
     if target.suffix != ".crn":
         raise UsageError(f"-o {target}: an engine's name ends in .crn")

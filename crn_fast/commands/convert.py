@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from crn_fast.commands import check_writable, emit, say
+from crn_fast.errors import UsageError
 
 if TYPE_CHECKING:
     from crn_fast.checkpoint import Checkpoint
@@ -41,14 +42,15 @@ def command(
     import numpy as np
 
     from crn_fast import checkpoint
-    from crn_fast.errors import UsageError
 
     if target.suffix != ".safetensors":
         raise UsageError(f"{target}: the file to write ends in .safetensors")
     check_writable(target, force)
     loaded = _load(source, label_set)
     if half:
-        tensors = {name: tensor.astype(np.float16) for name, tensor in loaded.tensors.items()}
+        # An overflow becomes an infinity, which `Checkpoint` refuses by name.
+        with np.errstate(over="ignore"):
+            tensors = {name: tensor.astype(np.float16) for name, tensor in loaded.tensors.items()}
         loaded = dataclasses.replace(loaded, tensors=tensors)
     if licence:
         loaded = dataclasses.replace(loaded, notes={**loaded.notes, "licence": licence})
@@ -60,9 +62,10 @@ def command(
 def _load(source: str, label_set: str | None) -> Checkpoint:
     from crn_fast import authors, checkpoint, models, palette
     from crn_fast.errors import Mismatch
+    from crn_fast.files import kind_of
 
     path = models.resolve(source)
-    ours = path.suffix in (".pt", ".safetensors") or (path / "ckpt.pt").is_file()
+    ours = path.suffix in (".pt", ".safetensors") or kind_of(path / "ckpt.pt") == "file"
     if not ours:
         spec, tensors, ignored = authors.read(path)
         say(f"{source}: {len(tensors)} tensors; left out {len(ignored)} optimizer variables")

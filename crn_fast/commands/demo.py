@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from crn_fast.commands import render as render_command
-from crn_fast.commands import say
+from crn_fast.commands import engine_options, say
 
 EPILOG = """\b
 Examples:
@@ -27,9 +27,14 @@ Examples:
     help="Packaged model.",
 )
 @click.option("-o", "--out", default="demo.png", show_default=True, help="Picture to write.")
-@render_command.engine_options
+@click.option(
+    "--overwrite", is_flag=True, help="Replace a picture that exists, other than demo.png."
+)
+@engine_options
 @click.pass_context
-def command(ctx: click.Context, /, model: str, out: str, **engine_options: object) -> None:
+def command(
+    ctx: click.Context, /, model: str, out: str, overwrite: bool, **options: object
+) -> None:
     """Render the packaged example layout."""
     from crn_fast import models
 
@@ -41,9 +46,9 @@ def command(ctx: click.Context, /, model: str, out: str, **engine_options: objec
         source=str(example),
         model=model,
         out=out,
-        overwrite=True,
+        overwrite=overwrite or out == "demo.png",
         timing=True,
-        **engine_options,
+        **options,
     )
     height, width = models.SIZES[model]
     say(f"{height}x{width} picture in {time.perf_counter() - since:.1f} s: {Path(out).resolve()}")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from crn_fast.commands import emit
+from crn_fast.commands import emit, reading_options, say
 from crn_fast.errors import BadInput
+from crn_fast.files import kind_of, require_file
+
+if TYPE_CHECKING:
+    from crn_fast.palette import LabelSet
+    from crn_fast.spec import CascadeSpec
 
 EPILOG = """\b
 Examples:
@@ -19,50 +25,63 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", metavar="PATH")
 @click.option(
     "--labels",
     "label_set",
-    default="cityscapes",
+    default="camvid",
     show_default=True,
     metavar="NAME|FILE.toml",
     help="Label set, when PATH is a layout.",
 )
+@reading_options
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
-def command(path: Path, label_set: str, as_json: bool) -> None:
+def command(path: str, label_set: str, encoding: Any, unknown: Any, as_json: bool) -> None:
     """Describe a checkpoint, engine, layout or run folder, and check its checksums."""
-    facts = _facts(path, label_set)
-    if as_json:
-        emit(facts)
-        return
-    width = max(map(len, facts))
-    for key, value in facts.items():
-        emit(f"{key:<{width}}  {value}")
-
-
-def _facts(path: Path, label_set: str) -> dict[str, Any]:
     from crn_fast import models
 
-    path = models.resolve(str(path))
-    if path.is_dir():
-        path = path / "ckpt.pt"
-    if not path.exists():
-        raise BadInput(f"{path}: no such file; expected a checkpoint, engine, layout or run folder")
-    if path.suffix == ".crn":
-        return _engine(path)
-    if path.suffix in (".pt", ".safetensors"):
-        return _checkpoint(path)
-    return _layout(path, label_set)
+    file = models.resolve(path)
+    if kind_of(file) == "folder":
+        file = file / "ckpt.pt"
+    require_file(file, "a checkpoint, engine or layout, or a run folder with a ckpt.pt")
+    with file.open("rb") as stream:
+        head = stream.read(16)
+    if head.startswith(b"PK"):
+        facts, following = _checkpoint(file), "crn-fast build-engine"
+    elif head[8:9] == b"{":  # the length of a header, and the header: a safetensors file
+        facts, following = _container(file)
+    elif head.startswith(b"\x89PNG"):
+        facts, following = _layout(file, label_set, encoding, unknown), "crn-fast render --layout"
+    else:
+        raise BadInput(
+            f"{file}: neither a checkpoint, an engine nor a PNG layout; the authors' TensorFlow "
+            "checkpoints are read by crn-fast convert"
+        )
+    if as_json:
+        emit(facts)
+    else:
+        width = max(map(len, facts))
+        for key, value in facts.items():
+            emit(f"{key:<{width}}  {value}")
+    say(f"next: {following} {file}")
 
 
-def _engine(path: Path) -> dict[str, Any]:
+def _container(file: Path) -> tuple[dict[str, Any], str]:
+    from crn_fast import container, engine
+
+    if container.read_metadata(file).get("format") == engine.FORMAT:
+        return _engine(file), "crn-fast render --layout LAYOUT.png -m"
+    return _checkpoint(file), "crn-fast build-engine"
+
+
+def _engine(file: Path) -> dict[str, Any]:
     from crn_fast import container
     from crn_fast.engine import Manifest
 
-    _, metadata = container.read(path)
-    manifest = Manifest.from_metadata(str(path), metadata)
+    _, metadata = container.read(file)
+    manifest = Manifest.from_metadata(str(file), metadata)
     return {
-        "file": str(path),
+        "file": str(file),
         "kind": "engine",
         **_network(manifest.spec, manifest.labels),
         "backend": manifest.backend,
@@ -70,28 +89,28 @@ def _engine(path: Path) -> dict[str, Any]:
         "target": manifest.target,
         "checkpoint": manifest.checkpoint_sha256,
         "built with": ", ".join(f"{k} {v}" for k, v in manifest.built_with.items()),
-        **manifest.notes,
+        **_notes(manifest.notes),
         "checksums": "all match",
     }
 
 
-def _checkpoint(path: Path) -> dict[str, Any]:
+def _checkpoint(file: Path) -> dict[str, Any]:
     from crn_fast import checkpoint
 
-    loaded = checkpoint.load(path)
+    loaded = checkpoint.load(file)
     dtypes = sorted({str(tensor.dtype) for tensor in loaded.tensors.values()})
     return {
-        "file": str(path),
+        "file": str(file),
         "kind": "checkpoint",
         **_network(loaded.spec, loaded.labels),
         "stored as": ", ".join(dtypes),
         "sha256": loaded.sha256(),
-        **loaded.notes,
+        **_notes(loaded.notes),
         "checksums": "all match",
     }
 
 
-def _network(spec: Any, labels: Any) -> dict[str, Any]:
+def _network(spec: CascadeSpec, labels: LabelSet) -> dict[str, Any]:
     return {
         "picture": f"{spec.size[0]}x{spec.size[1]}, {spec.images} a layout",
         "stages": f"{len(spec.stages)} from {spec.base[0]}x{spec.base[1]}, {spec.upsampling}",
@@ -102,21 +121,29 @@ def _network(spec: Any, labels: Any) -> dict[str, Any]:
     }
 
 
-def _layout(path: Path, label_set: str) -> dict[str, Any]:
+def _notes(notes: Mapping[str, str]) -> dict[str, str]:
+    """What a file says of itself: kept apart from what was found, no control characters."""
+    return {
+        f"note: {''.join(filter(str.isprintable, name))}": "".join(filter(str.isprintable, text))
+        for name, text in notes.items()
+    }
+
+
+def _layout(file: Path, label_set: str, encoding: Any, unknown: Any) -> dict[str, Any]:
     import numpy as np
 
     from crn_fast import layout, palette
 
-    labels = layout.read(path, palette.label_set(label_set))
+    labels = layout.read(file, palette.label_set(label_set), encoding=encoding, unknown=unknown)
     counts = np.bincount(labels.array.ravel(), minlength=labels.labels.classes)
     shares = {
         name: f"{count / labels.array.size:.1%}"
         for name, count in zip(labels.labels.names, counts, strict=True)
         if count
     }
-    height, width = labels.array.shape
+    height, width = labels.size
     return {
-        "file": str(path),
+        "file": str(file),
         "kind": "layout",
         "size": f"{height}x{width}",
         "labels": labels.labels.name,

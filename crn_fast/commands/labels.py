@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from crn_fast.commands import emit, say
-from crn_fast.errors import BadInput, CrnError, Mismatch, ResourceError, UsageError
+from crn_fast.commands import emit, reading_options, say
+from crn_fast.errors import BadInput, CrnError, Mismatch, PartlyDone, UsageError
+from crn_fast.files import kind_of, make_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,29 +50,6 @@ A table is a TOML file with a line for each class that changes its name:
   "traffic light" = "sign"
   vegetation = "tree"
 """
-
-
-def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that decide how a layout is read."""
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print lines of JSON."),
-        click.option(
-            "--unknown",
-            type=click.Choice(["error", "void", "nearest"]),
-            default="error",
-            show_default=True,
-            help="What unknown ids and colours become.",
-        ),
-        click.option(
-            "--encoding",
-            type=click.Choice(["auto", "ids", "train-ids", "color"]),
-            default="auto",
-            show_default=True,
-            help="How the layouts write their labels.",
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 @click.group(name="labels", epilog=GROUP_EPILOG)
@@ -124,6 +101,7 @@ def show(name: str, as_json: bool) -> None:
     help="Label set that the layouts are in.",
 )
 @reading_options
+@click.option("--json", "as_json", is_flag=True, help="Print lines of JSON.")
 def check(paths: tuple[str, ...], name: str, encoding: Any, unknown: Any, as_json: bool) -> None:
     """Check layouts, or every PNG in folders; exit 3 if any is faulty."""
     import numpy as np
@@ -173,7 +151,9 @@ def check(paths: tuple[str, ...], name: str, encoding: Any, unknown: Any, as_jso
 @command.command("map", epilog=MAP_EPILOG)
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 @click.argument("target", metavar="DST", type=click.Path(path_type=Path))
-@click.option("--from", "before", metavar="NAME|FILE.toml", required=True, help="Set of SRC.")
+@click.option(
+    "--from", "--labels", "before", metavar="NAME|FILE.toml", required=True, help="Set of SRC."
+)
 @click.option("--to", "after", metavar="NAME|FILE.toml", help="Set of DST. Default: that of SRC.")
 @click.option(
     "--table",
@@ -183,6 +163,7 @@ def check(paths: tuple[str, ...], name: str, encoding: Any, unknown: Any, as_jso
 )
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @reading_options
+@click.option("--json", "as_json", is_flag=True, help="Print lines of JSON.")
 def map_layouts(
     source: Path,
     target: Path,
@@ -207,11 +188,11 @@ def map_layouts(
     if table is not None:
         entries = parse_toml(read_toml(table), str(table))
         renamed = check_map(entries, str(table), from_set.names, to_set.names)
-    if source.is_dir():
+    if kind_of(source) == "folder":
         pairs = [(file, target / file.relative_to(source)) for file in _layouts(source)]
     else:
-        pairs = [(source, target / source.name if target.is_dir() else target)]
-    if not overwrite and (there := [path for _, path in pairs if path.exists()]):
+        pairs = [(source, target / source.name if kind_of(target) == "folder" else target)]
+    if not overwrite and (there := [path for _, path in pairs if kind_of(path) != "missing"]):
         raise UsageError(
             f"{there[0]}: exists already (and {len(there) - 1} more); add --overwrite or name "
             "another DST"
@@ -222,7 +203,7 @@ def map_layouts(
             found = layout.read(file, from_set, encoding=encoding, unknown=unknown)
             lost = "void" if unknown == "void" else "error"
             mapped = layout.convert(found, to_set, renamed, unknown=lost)  # type: ignore[arg-type]
-            _make_folder(path.parent)
+            make_folder(path.parent)
             layout.write(mapped, path)
         except (BadInput, Mismatch) as error:
             if len(pairs) == 1:
@@ -233,7 +214,7 @@ def map_layouts(
         line = {"source": str(file), "path": str(path), "encoding": found.encoding}
         emit(line if as_json else str(path))
     if faulty:
-        raise BadInput(f"{faulty} of {len(pairs)} layouts were not mapped; each is named above")
+        raise PartlyDone(f"{faulty} of {len(pairs)} layouts were not mapped; each is named above")
     say(f"next: crn-fast labels check {target} --labels {after or before}")
 
 
@@ -243,7 +224,7 @@ def _layouts(path: Path) -> list[Path]:
     Raises:
         BadInput: a folder without any.
     """
-    if not path.is_dir():
+    if kind_of(path) != "folder":
         return [path]
     found = [
         Path(folder, name)
@@ -254,13 +235,6 @@ def _layouts(path: Path) -> list[Path]:
     if not found:
         raise BadInput(f"{path}: no .png in this folder or below; layouts are PNG files")
     return sorted(found)
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResourceError(f"{path}: the folder cannot be made ({error.strerror})") from None
 
 
 def _classes_table(labels: LabelSet) -> Table:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from crn_fast.commands import Size, check_writable, emit, say
+from crn_fast.commands import (
+    Size,
+    check_writable,
+    emit,
+    engine_options,
+    reading_options,
+    say,
+)
 from crn_fast.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,32 +30,6 @@ Examples:
   crn-fast render --layout frankfurt_gtFine_labelIds.png --labels cityscapes
   cat street.png | crn-fast render --layout - -o - > picture.png
 """
-
-
-def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that decide what runs a network, shared by every command that renders."""
-    for option in (
-        click.option("--threads", type=click.IntRange(min=1), help="CPU threads."),
-        click.option(
-            "--device", type=click.IntRange(min=0), metavar="N", help="Number of the GPU."
-        ),
-        click.option(
-            "--precision",
-            type=click.Choice(["auto", "fp32", "tf32", "bf16", "fp16"]),
-            default="auto",
-            show_default=True,
-            help="Number format of the convolutions.",
-        ),
-        click.option(
-            "--backend",
-            type=click.Choice(["auto", "eager"]),
-            default="auto",
-            show_default=True,
-            help="What runs the network.",
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 @click.command(epilog=EPILOG)
@@ -67,20 +46,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--labels", "label_set", metavar="NAME|FILE.toml", help="The layout's. Default: the model's."
 )
-@click.option(
-    "--encoding",
-    type=click.Choice(["auto", "ids", "train-ids", "color"]),
-    default="auto",
-    show_default=True,
-    help="How the layout writes its labels.",
-)
-@click.option(
-    "--unknown",
-    type=click.Choice(["error", "void", "nearest"]),
-    default="error",
-    show_default=True,
-    help="What unknown ids and colours become.",
-)
+@reading_options
 @click.option(
     "--fit",
     type=click.Choice(["error", "pad", "crop", "nearest"]),
@@ -137,9 +103,13 @@ def command(
     from crn_fast.engine import Engine, check_size
 
     to_stdout = out == "-"
-    target = Path(out or f"{'stdin' if source == '-' else Path(source).stem}.render.png")
-    kind = picture_format or ("png" if to_stdout else image.format_of(target))
-    stream = io.BytesIO(sys.stdin.buffer.read()) if source == "-" else source
+    if (source == "-" and sys.stdin is None) or (to_stdout and sys.stdout is None):
+        raise UsageError("- was given, but standard input or output is closed")
+    if out is None:
+        out = f"{'stdin' if source == '-' else Path(source).stem}.render.png"
+    target = Path(out)
+    kind = (picture_format or "png") if to_stdout else image.format_of(target, picture_format)
+    stream = sys.stdin.buffer if source == "-" else source
 
     def open_engine(path: Path) -> Engine:
         return Engine.open(
@@ -168,6 +138,8 @@ def command(
     if not to_stdout:
         for path in targets:
             check_writable(path, overwrite, "--overwrite")
+            if source != "-" and path.exists() and path.samefile(source):
+                raise UsageError(f"{path}: is the layout itself; name another picture with -o")
     say(f"model {engine.source}, backend {engine.backend}, {engine.precision} on {engine.device}")
     laps.end("fit")
     pictures = engine.render(labels)[0]
