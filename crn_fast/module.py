@@ -5,8 +5,11 @@ For training and for eager rendering. The parameters' names and shapes are `Casc
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from crn_fast import cascade
 from crn_fast.kernels import reference
@@ -17,9 +20,11 @@ from crn_fast.weights import arrange
 class Cascade(nn.Module):
     """A Cascaded Refinement Network with trainable weights."""
 
-    def __init__(self, spec: CascadeSpec) -> None:
+    def __init__(self, spec: CascadeSpec, recompute: bool = False) -> None:
+        """`recompute`: drop each op's activations and compute them again on the way back."""
         super().__init__()
         self.spec = spec
+        self.recompute = recompute
         # Dots are not allowed in parameter names, so modules carry the nesting.
         for name, shape in spec.tensors().items():
             *path, leaf = name.split(".")
@@ -42,5 +47,30 @@ class Cascade(nn.Module):
     def forward(self, labels: Tensor) -> Tensor:
         """Labels uint8 [N, H, W], every id < classes -> float RGB [N, K, H, W, 3], unclipped."""
         weights = arrange(self.spec, dict(self.named_parameters()))
-        rgb: Tensor = cascade.synthesize(reference, self.spec, weights, labels)
+        ops: Any = Recomputed if self.recompute else reference
+        rgb: Tensor = cascade.synthesize(ops, self.spec, weights, labels)
         return rgb
+
+
+class Recomputed:
+    """The reference ops, of which the convolutions keep their inputs and no more."""
+
+    label_pyramid = staticmethod(reference.label_pyramid)
+    head = staticmethod(reference.head)
+    to_uint8 = staticmethod(reference.to_uint8)
+
+    @staticmethod
+    def refine(*arguments: Any) -> reference.Features:
+        """`reference.refine`."""
+        found: reference.Features = checkpoint(
+            reference.refine, *arguments, use_reentrant=False, preserve_rng_state=False
+        )
+        return found
+
+    @staticmethod
+    def conv(*arguments: Any) -> reference.Features:
+        """`reference.conv`."""
+        found: reference.Features = checkpoint(
+            reference.conv, *arguments, use_reentrant=False, preserve_rng_state=False
+        )
+        return found

@@ -103,7 +103,9 @@ def head(features: Features, weights: Any) -> Tensor:
         RGB [N, K, H, W, 3] around 0..255, unclipped, float32 or float64.
     """
     x = activate(features).to(weights.weight.dtype)
-    y = F.conv2d(x, weights.weight[:, :, None, None], weights.bias)
+    # Not in half precision by autocast: near black and white it would step by half a grey level.
+    with torch.autocast(x.device.type, enabled=False):
+        y = F.conv2d(x, weights.weight[:, :, None, None], weights.bias)
     n, channels, height, width = y.shape
     rgb = y.view(n, 3, channels // 3, height, width).permute(0, 2, 3, 4, 1)
     return (rgb.to(features.scale.dtype) + 1) * 127.5

@@ -1,15 +1,16 @@
 """Pairs of a photo and its layout, and the random windows of them that a network trains on.
 
-Photos and layouts stay uint8 until they are on the device. Which sample comes at which position,
-and its window, follow from (seed, position) alone, so a resumed run sees what an uninterrupted one
-would have seen.
+Photos and layouts stay uint8 until they are on the device. Which sample comes at which position of
+a run, and its window, follow from (seed, position) alone, so a resumed run sees what an
+uninterrupted one would have seen, on any number of processes.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,14 +21,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from crn_fast import image, layout
-from crn_fast.errors import BadInput
+from crn_fast.errors import BadInput, CrnError, ResourceError
+from crn_fast.files import kind_of
+from crn_fast.kernels.cpu.threads import usable_cpus
 from crn_fast.kernels.reference import one_hot
 from crn_fast.palette import LabelSet
+from crn_fast.training.distributed import Processes
 from crn_fast.training.recipe import Source, TrainingRecipe
 
 PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
-NAME_SUFFIXES = ("_leftImg8bit", "_gtFine_labelIds", "_gtFine_labelTrainIds", "_gtFine_color")
-"""Parts of Cityscapes' file names that differ between a photo and its layout."""
+
+ORDER, PAIR, ZOOM = range(3)
+"""First words of the random streams' seeds, so that no two streams are one."""
 
 
 class Pair(NamedTuple):
@@ -47,48 +52,55 @@ class Sample(NamedTuple):
 
 
 def find_pairs(root: Path, source: Source) -> list[Pair]:
-    """The pairs of one source, by name.
+    """The pairs of one source: files of the same name, suffixes aside, in the same subfolder.
 
     Raises:
-        BadInput: a folder is missing or empty, or a file has no partner; the first are named.
+        BadInput: a folder is missing or empty, two files have one name, or a file has no partner.
+        ResourceError: a folder may not be read.
     """
-    folders = [root / source.photos, root / source.labels]
-    found = []
-    for folder, suffixes in zip(folders, (PHOTO_SUFFIXES, {".png"}), strict=True):
-        if not folder.is_dir():
-            raise BadInput(
-                f"{folder}: no such folder; set photos and labels in the recipe's [[data]]"
-            )
-        files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in suffixes)
-        found.append({_stem(path): path for path in files if not path.name.startswith(source.skip)})
-        if not found[-1]:
-            raise BadInput(f"{folder}: no {' or '.join(sorted(suffixes))} files in it")
-    photos, labels = found
+    photos = _files(root / source.photos, PHOTO_SUFFIXES, source.photo_suffix, source.skip)
+    labels = _files(root / source.labels, {".png"}, source.label_suffix, source.skip)
     if alone := sorted(photos.keys() ^ labels.keys()):
         first = photos.get(alone[0]) or labels[alone[0]]
         raise BadInput(
-            f"{first}: has no partner ({len(alone)} such files in {folders[0]} and {folders[1]}); "
-            "a photo and its layout need the same name"
+            f"{first}: has no partner ({len(alone)} such files in {root / source.photos} and "
+            f"{root / source.labels}); a photo and its layout need the same name, or set "
+            "photo_suffix and label_suffix in the recipe's [[data]]"
         )
-    return [Pair(photos[stem], labels[stem], source) for stem in sorted(photos)]
+    return [Pair(photos[name], labels[name], source) for name in sorted(photos)]
 
 
-def _stem(path: Path) -> str:
-    stem = path.stem
-    for suffix in NAME_SUFFIXES:
-        stem = stem.removesuffix(suffix)
-    return stem
+def _files(folder: Path, endings: set[str], suffix: str, skip: tuple[str, ...]) -> dict[str, Path]:
+    """Path below the folder, without suffix and ending -> file."""
+    if kind_of(folder) != "folder":
+        raise BadInput(f"{folder}: no such folder; set photos and labels in the recipe's [[data]]")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        wanted = path.suffix.lower() in endings and path.stem.endswith(suffix)
+        if not wanted or path.name.startswith(skip):
+            continue
+        name = str(path.relative_to(folder).with_suffix("")).removesuffix(suffix)
+        if name in found:
+            raise BadInput(f"{path}: {found[name]} has the same name; take one of them away")
+        found[name] = path
+    if not found:
+        raise BadInput(f"{folder}: no *{suffix}{' or '.join(sorted(endings))} files in it")
+    return found
 
 
-class Windows(Dataset[Sample]):
-    """The sample at each position of a run: a random pair, window and flip.
+class Windows(Dataset[Sample | CrnError]):
+    """The sample at each position of a run: a pair, a random window of it, perhaps mirrored.
+
+    A single source is gone through in a new random order again and again; of several, each sample
+    comes from one drawn by its share. A fault in a file is returned, not raised: worker processes
+    would make a traceback of it.
 
     Args:
         root: the data's folder.
         sources: as in the recipe.
         labels: the label set that the layouts are in.
         size: height and width of the network's picture.
-        recipe: for seed and flip.
+        recipe: for seed, batch and flip.
     """
 
     def __init__(
@@ -104,19 +116,39 @@ class Windows(Dataset[Sample]):
         self.shares = shares / shares.sum()
         self.labels, self.size, self.recipe = labels, size, recipe
 
-    def __getitem__(self, position: int) -> Sample:
-        rng = np.random.default_rng((self.recipe.seed, position))
-        pairs = self.pairs[rng.choice(len(self.pairs), p=self.shares)]
-        pair = pairs[rng.integers(len(pairs))]
-        return self.window(pair, rng)
+    def __len__(self) -> int:
+        """Number of pairs: the length of an epoch, not of a run."""
+        return sum(map(len, self.pairs))
 
-    def window(self, pair: Pair, rng: np.random.Generator | None = None) -> Sample:
-        """A random window of the pair, or the largest central one where `rng` is None."""
+    def __getitem__(self, position: int) -> Sample | CrnError:
+        seed = self.recipe.seed
+        rng = np.random.default_rng((seed, PAIR, position))
+        if len(self.pairs) == 1:
+            epoch, index = divmod(position, len(self))
+            pair = self.pairs[0][_order(seed, epoch, len(self))[index]]
+        else:
+            pairs = self.pairs[rng.choice(len(self.pairs), p=self.shares)]
+            pair = pairs[rng.integers(len(pairs))]
+        # One draw for the whole batch: photos of one size pass through the loss together.
+        batch = np.random.default_rng((seed, ZOOM, position // self.recipe.batch))
+        low, high = pair.source.zoom
+        try:
+            return self.window(pair, low + (high - low) * batch.random(), rng)
+        except CrnError as error:
+            return error
+
+    def window(
+        self, pair: Pair, zoom: float = 1.0, rng: np.random.Generator | None = None
+    ) -> Sample:
+        """A window, `zoom` of the largest that fits: a random one, or central if `rng` is None.
+
+        Raises:
+            BadInput: as `read_pair`, or photos too small for a window.
+        """
         photo, labels = read_pair(pair, self.labels)
         height, width = labels.shape
-        share = 1.0 if rng is None else rng.uniform(*pair.source.zoom)
-        unit = share * min(height / self.size[0], width / self.size[1])
-        h, w = round(unit * self.size[0]), round(unit * self.size[1])
+        unit = zoom * min(height / self.size[0], width / self.size[1])
+        h, w = max(1, round(unit * self.size[0])), max(1, round(unit * self.size[1]))
         y, x = (height - h) / 2, (width - w) / 2
         if rng is not None:
             y, x = rng.integers(height - h + 1), rng.integers(width - w + 1)
@@ -126,9 +158,14 @@ class Windows(Dataset[Sample]):
             photo, labels = photo[:, ::-1], labels[:, ::-1]
         if h > self.size[0] or w > self.size[1]:
             photo = image.resize(photo, (min(h, self.size[0]), min(w, self.size[1])))
-        photo = _expose(photo, pair.source.gain)
-        photo, labels = photo.copy(), labels.copy()  # torch takes no negative strides
+        photo = _expose(photo, pair.source.gain).copy()
+        labels = labels.copy()  # torch takes no negative strides
         return Sample(torch.from_numpy(photo), torch.from_numpy(labels), str(pair.photo))
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng((seed, ORDER, epoch)).permutation(count)
 
 
 def _expose(photo: np.ndarray, gain: tuple[float, float, float]) -> np.ndarray:
@@ -146,13 +183,29 @@ def read_pair(pair: Pair, labels: LabelSet) -> tuple[np.ndarray, np.ndarray]:
         BadInput: unreadable files, ids outside the label set, or different sizes.
     """
     photo = image.read(pair.photo)
-    ids = layout.read(pair.labels, labels).array
+    encoding, unknown = pair.source.encoding, pair.source.unknown
+    ids = layout.read(pair.labels, labels, encoding=encoding, unknown=unknown).array
     if photo.shape[:2] != ids.shape:
         raise BadInput(
             f"{pair.labels}: is {ids.shape[0]}x{ids.shape[1]}, but its photo {pair.photo} is "
             f"{photo.shape[0]}x{photo.shape[1]}; they must be the same size"
         )
     return photo, ids
+
+
+def faults(windows: Windows) -> list[str]:
+    """Read every pair once: a line for each that cannot be trained on."""
+
+    def fault(pair: Pair) -> str | None:
+        try:
+            read_pair(pair, windows.labels)
+        except CrnError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(usable_cpus()) as pool:
+        found = pool.map(fault, (pair for pairs in windows.pairs for pair in pairs))
+        return [line for line in found if line]
 
 
 def fit_labels(labels: Tensor, size: tuple[int, int], classes: int) -> Tensor:
@@ -169,33 +222,56 @@ def fit_labels(labels: Tensor, size: tuple[int, int], classes: int) -> Tensor:
     return F.interpolate(shares, size=size, mode="bilinear").argmax(1)[0].to(torch.uint8)
 
 
-def batches(windows: Windows, start: int, stop: int) -> Iterator[list[Sample]]:
-    """Batches of positions [start, stop), in order."""
-    batch = windows.recipe.batch
-    workers = min(windows.recipe.workers, os.cpu_count() or 1)
-    return iter(
-        DataLoader(
-            windows,
-            batch_sampler=_Positions(start, stop, batch),
-            num_workers=workers,
-            collate_fn=list,
-            pin_memory=torch.cuda.is_available(),
-            prefetch_factor=4 if workers else None,
-            worker_init_fn=_leave_signals_to_the_parent,
-        )
+def batches(
+    windows: Windows, start: int, stop: int, processes: Processes | None = None
+) -> Iterator[list[Sample]]:
+    """This process's part of the batches of steps [start, stop), in order.
+
+    Raises:
+        BadInput, ResourceError: a file cannot be read; a worker process was killed.
+    """
+    recipe = windows.recipe
+    workers = min(recipe.workers, usable_cpus())
+    loader = DataLoader(
+        windows,
+        batch_sampler=_Positions(start, stop, recipe.batch, processes),
+        num_workers=workers,
+        collate_fn=list,
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_signals_to_the_parent,
     )
+    try:
+        for found in loader:
+            for sample in found:
+                if isinstance(sample, CrnError):
+                    raise sample
+            yield found
+    except RuntimeError as error:
+        if isinstance(error, CrnError) or "DataLoader worker" not in str(error):
+            raise
+        raise ResourceError(
+            "a process that reads data was killed, probably for want of memory: lower "
+            "training.workers, or --resume"
+        ) from None
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the parent decides when its workers end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """A terminal's or manager's signal reaches every process; the parent ends its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Positions(Sampler[list[int]]):
-    def __init__(self, start: int, stop: int, batch: int) -> None:
-        self.start, self.stop, self.batch = start, stop, batch
+    def __init__(self, start: int, stop: int, batch: int, processes: Processes | None) -> None:
+        self.steps, self.batch = range(start, stop), batch
+        self.rank, self.size = (processes.rank, processes.size) if processes else (0, 1)
+
+    def __len__(self) -> int:
+        return len(self.steps)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for first in range(self.start, self.stop, self.batch):
-            yield list(range(first, min(first + self.batch, self.stop)))
+        part = self.batch // self.size
+        for step in self.steps:
+            first = step * self.batch + self.rank * part
+            yield list(range(first, first + part))

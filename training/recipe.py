@@ -1,37 +1,51 @@
 """A recipe: everything that decides a training run besides the data's path, as a TOML file.
 
+    label_set        a built-in label set's name, or the path of a user's
     [network]        a CascadeSpec, or preset = "256p" and fields that differ from it
-    [[data]]         photos, labels: folders below DATA; share: of the samples drawn; zoom, gain
-    [loss]           extractor, weights, calibrate_at, scales
-    [training]       steps, batch, learning_rate, ...
+    [[data]]         photos, labels: folders below DATA; how files are paired, read and drawn
+    [validation]     as [[data]]: where the sample pictures come from
+    [loss]           kind, feature network, weights, calibration
+    [training]       steps or epochs, batch, learning rate, precision, ...
 
-Unknown keys and values of the wrong type are errors that name them. `--set training.batch=2`
-overrides one value.
+Unknown keys and values of the wrong type are errors that name them.
 """
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from crn_fast.errors import BadInput
+from crn_fast.palette import parse_toml, read_toml
 from crn_fast.spec import PRESETS, CascadeSpec
+from crn_fast.training.tables import override, parse
+
+DEFAULT = "folder"
+"""The recipe that asks least of the data's folder."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A folder of photos and the folder of their layouts, paired by file name."""
+    """A folder of photos and the folder of their layouts, paired by name."""
 
     photos: str = "photos"
     labels: str = "labels"
+    photo_suffix: str = ""
+    """End of a photo's name before its extension that its layout lacks, as in '_leftImg8bit'.
+    Files without it are not looked at."""
+    label_suffix: str = ""
+    """The same of a layout's name, as in '_gtFine_labelIds'."""
+    encoding: Literal["auto", "ids", "train-ids", "color"] = "auto"
+    """How the layouts write their labels."""
+    unknown: Literal["error", "void", "nearest"] = "error"
+    """What unknown ids and colours become."""
+    skip: tuple[str, ...] = ()
+    """Photos whose names begin with one of these are left out."""
     share: float = 1.0
     """Weight of this source when samples are drawn; shares need not add up to 1."""
-    skip: tuple[str, ...] = ()
-    """File names beginning with one of these are left out."""
     zoom: tuple[float, float] = (1.0, 1.0)
     """Range of a random window's side, as a share of the largest that fits the photo."""
     gain: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -40,14 +54,19 @@ class Source:
 
 @dataclass(frozen=True)
 class LossRecipe:
-    extractor: str = "vgg19"
-    """Kind of feature network: 'vgg19' (torchvision's .pth or MatConvNet's .mat), 'distilled'."""
+    kind: Literal["content", "diversity", "class-diversity", "image"] = "content"
+    """'diversity' and 'class-diversity' are for networks that make several images of a layout."""
+    mean_share: float = 0.001
+    """Of the class-diversity loss: the share of the mean over images beside their minimum."""
+    extractor: Literal["vgg19", "distilled"] = "vgg19"
+    """Feature network: VGG-19 from torchvision's .pth or MatConvNet's .mat, or a distilled one."""
     weights: str = ""
     """Path of the feature network's weights file. Nothing is ever downloaded."""
-    calibrate_at: int = 1000
-    """At this step each weight becomes the inverse of its term's mean so far; 0: never."""
     lambdas: tuple[float, ...] = ()
     """Weights of the terms (input first, then each layer) until calibration; empty means all 1."""
+    calibrate_at: int = 1000
+    """At this step each weight becomes the inverse of its term's mean since half as many steps;
+    0 keeps `lambdas`."""
     scales: tuple[float, ...] = (1.0,)
     """The loss is the mean over the pictures resized by these factors."""
 
@@ -55,18 +74,36 @@ class LossRecipe:
 @dataclass(frozen=True)
 class TrainingRecipe:
     steps: int = 10_000
+    epochs: int = 0
+    """If above 0, `steps` is this many times through the data instead."""
     batch: int = 1
+    """Layouts a step, over all processes."""
     learning_rate: float = 1e-4
     warmup: int = 0
     """Steps over which the learning rate rises linearly."""
     decay: Literal["none", "cosine"] = "none"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    trainable: tuple[str, ...] = ()
+    """Names of weights that train begin with one of these, as in 'stages.8'; empty means all."""
+    ema: float = 0.0
+    """Decay of a running mean of the weights, as in 0.999; the mean is what is kept. 0: off."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Of the convolutions; norms, statistics and losses are float32 always."""
     compile: bool = False
     """torch.compile the network."""
+    channels_last: bool = False
+    """Keep convolution weights and features in NHWC order."""
+    recompute: bool = False
+    """Drop the activations of each op and compute them again on the way back: less memory."""
+    deterministic: bool = False
+    """Only algorithms whose results repeat bit for bit."""
     flip: bool = False
     """Mirror half of the samples."""
     sample_every: int = 1000
     save_every: int = 1000
+    keep: int = 2
+    """Checkpoints kept, the newest included."""
+    tensorboard: bool = False
+    """Write TensorBoard's event files, too."""
     workers: int = 2
     seed: int = 0
 
@@ -93,15 +130,26 @@ class Recipe:
             BadInput: an unknown key, a value of the wrong type or range; `source` is named.
         """
         table = dict(table)
-        network = dict(table.pop("network", None) or {})
-        if preset := network.pop("preset", None):
-            if preset not in PRESETS:
+        network = table.pop("network", None) or {}
+        if not isinstance(network, dict):
+            raise BadInput(f"{source}: network is {network!r}; expected a table with widths")
+        network = dict(network)
+        preset = network.pop("preset", None)
+        if preset is not None:
+            if not isinstance(preset, str) or preset not in PRESETS:
                 raise BadInput(f"{source}: preset is {preset!r}; known are {', '.join(PRESETS)}")
             network = asdict(PRESETS[preset]) | network
         table["network"] = CascadeSpec.from_dict(network)
-        recipe: Recipe = _parse(cls, table, source)
+        recipe = parse(cls, table, source)
         _check(recipe, source)
         return recipe
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    folder = resources.files("crn_fast.training") / "recipes"
+    names = (item.name for item in folder.iterdir() if item.name.endswith(".toml"))
+    return sorted(name.removesuffix(".toml") for name in names)
 
 
 def read(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -113,110 +161,50 @@ def read(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises:
         BadInput: no such recipe, not TOML, or a bad key or value.
+        ResourceError: the file may not be read.
     """
-    shipped = resources.files("crn_fast.training") / "recipes"
-    path = Path(name)
-    resource = shipped / f"{name}.toml"
-    try:
-        text = path.read_text() if path.suffix == ".toml" else resource.read_text()
-        table = tomllib.loads(text)
-    except FileNotFoundError:
-        names = sorted(item.name.removesuffix(".toml") for item in shipped.iterdir())
-        raise BadInput(f"{name}: no such recipe; shipped are {', '.join(names)}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadInput(f"{name}: not a readable TOML recipe ({error})") from None
-    for override in overrides:
-        _apply(table, override)
+    if str(name) in shipped():
+        folder = resources.files("crn_fast.training") / "recipes"
+        text = (folder / f"{name}.toml").read_bytes()
+    elif Path(name).suffix == ".toml":
+        text = read_toml(Path(name))
+    else:
+        raise BadInput(f"{name}: no such recipe; shipped are {', '.join(shipped())}")
+    table = parse_toml(text, str(name))
+    for assignment in overrides:
+        override(table, assignment)
     return Recipe.from_dict(table, str(name))
 
 
-def _apply(table: dict[str, Any], override: str) -> None:
-    keys, equals, text = override.partition("=")
-    *path, key = keys.strip().split(".")
-    if not equals or not key:
-        raise BadInput(f"--set {override}: expected key=value, as in training.batch=2")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-    for part in path:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
-            raise BadInput(f"--set {override}: {part} is not a table that can be overridden")
-    table[key] = value
-
-
-def _parse(kind: type, value: Any, where: str) -> Any:
-    """Read `value` as the dataclass `kind`, checking names and types."""
-    if isinstance(value, kind):
-        return value
-    if not isinstance(value, dict):
-        raise BadInput(f"{where}: expected a table, found {value!r}")
-    hints = get_type_hints(kind)
-    known = {f.name: f for f in fields(kind)}
-    if unknown := sorted(set(value) - set(known)):
-        raise BadInput(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(known)}")
-    for name, f in known.items():
-        if name not in value and f.default is MISSING and f.default_factory is MISSING:
-            raise BadInput(f"{where}: {name} is missing")
-    return kind(**{key: _convert(hints[key], v, f"{where}: {key}") for key, v in value.items()})
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    options = [option for option in get_args(hint) if option is not type(None)]
-    if get_origin(hint) is Literal:
-        if value not in options:
-            raise BadInput(f"{where} is {value!r}; expected one of {', '.join(map(repr, options))}")
-        return value
-    if get_origin(hint) is tuple:
-        repeated = options[-1] is Ellipsis
-        if not isinstance(value, list | tuple) or not (repeated or len(value) == len(options)):
-            raise BadInput(f"{where} is {value!r}; expected a list of {options[0].__name__}")
-        return tuple(_convert(options[0], item, where) for item in value)
-    if options:  # X | None
-        return None if value is None else _convert(options[0], value, where)
-    if hasattr(hint, "__dataclass_fields__"):
-        return _parse(hint, value, where)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise BadInput(f"{where} is {value!r}; expected {hint.__name__}")
-    return value
-
-
 def _check(recipe: Recipe, source: str) -> None:
-    t = recipe.training
-    ranges = {
-        "steps": t.steps >= 1,
-        "batch": t.batch >= 1,
-        "learning_rate": 0 < t.learning_rate < 1,
-        "warmup": t.warmup >= 0,
-        "sample_every": t.sample_every >= 1,
-        "save_every": t.save_every >= 1,
-        "workers": t.workers >= 0,
+    t, loss = recipe.training, recipe.loss
+    sound = {
+        "training.steps": (t.steps, t.steps >= 1),
+        "training.epochs": (t.epochs, t.epochs >= 0),
+        "training.batch": (t.batch, t.batch >= 1),
+        "training.learning_rate": (t.learning_rate, 0 < t.learning_rate < 1),
+        "training.warmup": (t.warmup, t.warmup >= 0),
+        "training.ema": (t.ema, 0 <= t.ema < 1),
+        "training.sample_every": (t.sample_every, t.sample_every >= 1),
+        "training.save_every": (t.save_every, t.save_every >= 1),
+        "training.keep": (t.keep, t.keep >= 1),
+        "training.workers": (t.workers, 0 <= t.workers <= 256),
+        "training.seed": (t.seed, 0 <= t.seed < 1 << 63),
+        "loss.calibrate_at": (loss.calibrate_at, loss.calibrate_at >= 0),
+        "loss.mean_share": (loss.mean_share, 0 <= loss.mean_share <= 1),
+        "loss.scales": (loss.scales, loss.scales and all(0 < s <= 1 for s in loss.scales)),
+        "data": (recipe.data, bool(recipe.data)),
     }
-    for name, sound in ranges.items():
-        if not sound:
-            raise BadInput(
-                f"{source}: training.{name} is {getattr(t, name)!r}, which is out of range"
-            )
-    if recipe.network.images != 1:
+    for s in (*recipe.data, *filter(None, [recipe.validation])):
+        sound[f"share of {s.photos}"] = (s.share, s.share > 0)
+        sound[f"zoom of {s.photos}"] = (s.zoom, 0.05 <= s.zoom[0] <= s.zoom[1] <= 1)
+        sound[f"gain of {s.photos}"] = (s.gain, min(s.gain) > 0)
+    for name, (value, is_sound) in sound.items():
+        if not is_sound:
+            raise BadInput(f"{source}: {name} is {value!r}, which is out of range")
+    several = loss.kind in ("diversity", "class-diversity")
+    if recipe.network.images > 1 and not several:
         raise BadInput(
-            f"{source}: network.images is {recipe.network.images}; training makes one picture a "
-            "layout: set images = 1"
-        )
-    if not recipe.data or any(s.share <= 0 for s in recipe.data):
-        raise BadInput(f"{source}: [[data]] needs at least one source, each with share > 0")
-    for s in recipe.data:
-        if not 0 < s.zoom[0] <= s.zoom[1] <= 1:
-            raise BadInput(
-                f"{source}: zoom of {s.photos} is {s.zoom}; expected 0 < low <= high <= 1"
-            )
-        if min(s.gain) <= 0:
-            raise BadInput(f"{source}: gain of {s.photos} is {s.gain}; expected values above 0")
-    if not recipe.loss.scales or any(not 0 < s <= 1 for s in recipe.loss.scales):
-        raise BadInput(f"{source}: loss.scales is {recipe.loss.scales!r}; expected values in 0..1")
-    if recipe.loss.extractor not in ("vgg19", "distilled"):
-        raise BadInput(
-            f"{source}: loss.extractor is {recipe.loss.extractor!r}; expected vgg19 or distilled"
+            f"{source}: network.images is {recipe.network.images}, but the {loss.kind} loss takes "
+            "one picture a layout: set images = 1, or loss.kind to diversity or class-diversity"
         )

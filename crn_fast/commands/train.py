@@ -12,54 +12,56 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crn_fast.commands import emit, interactive, say
-from crn_fast.errors import Interrupted, Unavailable
+from crn_fast.errors import BadInput, Interrupted, Unavailable
+from crn_fast.extras import why_no_torch
 
 if TYPE_CHECKING:
-    from crn_fast.training.trainer import Progress
+    from crn_fast.training.trainer import Progress, Trainer
 
 PLAIN_EVERY = 10.0
 """Seconds between lines of progress where no bar can be drawn."""
 
 EPILOG = """\b
 Examples:
-  crn-fast train camvid -c street-256 --set loss.weights=vgg19-dcbb9e9d.pth --out run
-  crn-fast train camvid -c my.toml --set training.batch=2 --out run --max-time 3600
-  crn-fast train camvid -c my.toml --out run --resume
+  crn-fast train DATA --set loss.weights=vgg19-dcbb9e9d.pth --out run
+  crn-fast train DATA --set label_set=camvid --set network.classes=12 --set loss.weights=vgg.pth
+  crn-fast train DATA -c my.toml --set training.batch=2 --out run --max-time 3600
+  crn-fast train DATA -c my.toml --out run --resume
+  torchrun --nproc-per-node 2 -m crn_fast train DATA -c my.toml --out run
 
-The weights of the feature network are yours to fetch: torchvision's vgg19 .pth, MatConvNet's
-imagenet-vgg-verydeep-19.mat, or a distilled network's .pt.
+Without -c, DATA holds photos/ and labels/, files paired by name. The weights of the feature network
+are yours to fetch: torchvision's vgg19 .pth, MatConvNet's imagenet-vgg-verydeep-19.mat, or a
+distilled network's .pt (loss.extractor=distilled).
 """
 
 
 @click.command(epilog=EPILOG)
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("data", metavar="DATA")
 @click.option(
     "-c",
     "--config",
-    default="street-256",
+    default="folder",
     show_default=True,
-    help="Recipe: a .toml file or a shipped recipe's name.",
+    metavar="RECIPE",
+    help="A .toml file, or a shipped recipe's name.",
 )
 @click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one value of the recipe."
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the recipe."
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default="run",
-    show_default=True,
-    help="Folder of the run.",
-)
+@click.option("--out", default="run", show_default=True, metavar="RUN", help="The run's folder.")
 @click.option("--resume", is_flag=True, help="Continue the run in --out.")
+@click.option("--init-from", metavar="CKPT", help="Begin with these weights where they fit.")
 @click.option(
-    "--init-from",
-    type=click.Path(path_type=Path),
-    metavar="CKPT",
-    help="Begin with these weights where they fit.",
+    "--precision", type=click.Choice(["fp32", "tf32", "bf16"]), help="Instead of the recipe's."
 )
 @click.option(
-    "--max-time", type=float, metavar="SECONDS", help="Save and stop after this long (exit 75)."
+    "--max-time",
+    type=click.FloatRange(0, 1e9),
+    metavar="SECONDS",
+    help="Save and stop after this long (exit 75).",
 )
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Instead of the recipe's.")
+@click.option("--deterministic", is_flag=True, help="Repeat bit for bit, at some cost.")
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -68,76 +70,107 @@ imagenet-vgg-verydeep-19.mat, or a distilled network's .pt.
     help="Where to train.",
 )
 @click.option(
-    "--licence",
-    default="",
-    metavar="TEXT",
-    help="What the data asks to be said of a model; kept with it.",
+    "--licence", metavar="TEXT", help="What the data asks to be said of a model; kept with it."
 )
+@click.option("--check/--no-check", default=True, help="Read every pair before the first step.")
 def command(
-    data: Path,
+    data: str,
     config: str,
     overrides: tuple[str, ...],
-    out: Path,
+    out: str,
     resume: bool,
-    init_from: Path | None,
+    init_from: str | None,
+    precision: str | None,
     max_time: float | None,
+    seed: int | None,
+    deterministic: bool,
     device: str,
-    licence: str,
+    licence: str | None,
+    check: bool,
 ) -> None:
     """Train a network on the photos and layouts in the folder DATA."""
-    try:
-        import torch
-    except ImportError:
-        raise Unavailable("training needs torch: pip install 'crn-fast[train]'") from None
+    if reason := why_no_torch():
+        raise Unavailable(f"training needs torch; {reason}")
+    import torch
 
     from crn_fast.palette import label_set
     from crn_fast.training import recipe as recipes
     from crn_fast.training.trainer import Trainer
 
     since = time.monotonic()
-    recipe = recipes.read(config, overrides)
+    options = {"precision": precision, "seed": seed, "deterministic": deterministic or None}
+    chosen = [f"training.{k}={str(v).lower()}" for k, v in options.items() if v is not None]
+    recipe = recipes.read(config, [*overrides, *chosen])
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif device == "cuda" and not torch.cuda.is_available():
         raise Unavailable("--device cuda: this torch sees no GPU; use --device cpu")
     trainer = Trainer(
         recipe,
-        data,
-        out,
+        Path(data),
+        Path(out),
         label_set(recipe.label_set),
         device,
         resume=resume,
-        init_from=init_from,
+        init_from=Path(init_from) if init_from else None,
         licence=licence,
+        warn=say,
     )
-    pairs, steps = sum(map(len, trainer.windows.pairs)), recipe.training.steps
-    say(f"{pairs} pairs of photo and layout; {device}; step {trainer.step} of {steps}")
-    with _stop_on_signals() as stopping, _Display(trainer.step, steps) as show:
-        for progress in trainer.run():
-            show(progress)
-            late = max_time is not None and time.monotonic() - since > max_time
-            if (stopping() or late) and progress.step < progress.steps:
-                trainer.save()
-                raise Interrupted(
-                    f"{out}/ckpt.pt: saved at step {progress.step} of {progress.steps}; "
-                    "the same command with --resume goes on"
-                )
-    emit(str(out / "ckpt.pt"))
-    say(f"next: crn-fast build-engine {out / 'ckpt.pt'}")
+    first = trainer.processes.first
+    try:
+        if first:
+            say(
+                f"{len(trainer.windows)} pairs of photo and layout; {trainer.device}; "
+                f"step {trainer.step} of {trainer.steps}"
+            )
+        if check and first:
+            _check(trainer)
+        with _stop_on_signals(since, max_time) as stopping, _Display(trainer, first) as show:
+            for progress in trainer.run(stopping):
+                show(progress)
+    finally:
+        trainer.close()
+    if trainer.step < trainer.steps:
+        raise Interrupted(
+            f"{out}/ckpt.pt: saved at step {trainer.step} of {trainer.steps}; the same command "
+            "with --resume goes on"
+        )
+    if first:
+        emit(str(Path(out) / "ckpt.pt"))
+        say(f"next: crn-fast build-engine {Path(out) / 'ckpt.pt'}")
+
+
+def _check(trainer: Trainer) -> None:
+    """Find every faulty pair before the first step.
+
+    Raises:
+        BadInput: there are some; each is named in a line of its own before.
+    """
+    from crn_fast.training.data import faults
+
+    if found := faults(trainer.windows):
+        for line in found:
+            click.echo(line, err=True)
+        raise BadInput(
+            f"{len(found)} of {len(trainer.windows)} pairs cannot be used; each is named above"
+        )
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C and SIGTERM ask for a stop instead of striking mid-step; a second one strikes."""
+def _stop_on_signals(since: float, max_time: float | None) -> Iterator[Callable[[], bool]]:
+    """Whether to stop: after `max_time` seconds, on Ctrl-C or SIGTERM; a second one strikes."""
     asked: list[int] = []
 
     def ask(number: int, frame: Any) -> None:
         asked.append(number)
         signal.signal(number, signal.default_int_handler)
 
+    def stopping() -> bool:
+        return bool(asked) or (max_time is not None and time.monotonic() - since > max_time)
+
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(asked)
+        yield stopping
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -146,12 +179,13 @@ def _stop_on_signals() -> Iterator[Callable[[], bool]]:
 class _Display:
     """A bar on a terminal, else a line every ten seconds; called with each `Progress`."""
 
-    def __init__(self, step: int, steps: int) -> None:
-        self.step, self.steps, self.last = step, steps, 0.0
+    def __init__(self, trainer: Trainer, visible: bool) -> None:
+        self.step, self.steps, self.visible = trainer.step, trainer.steps, visible
+        self.last = 0.0
         self.bar: Any = None
 
     def __enter__(self) -> Callable[[Progress], None]:
-        if interactive():
+        if self.visible and interactive():
             from rich.console import Console
             from rich.progress import (
                 BarColumn,
@@ -177,9 +211,12 @@ class _Display:
             self.bar.stop()
 
     def _show(self, progress: Progress) -> None:
+        if not self.visible:
+            return
         line = (
             f"loss {progress.loss:.4f}  {progress.images_per_second:.1f} images/s  "
-            f"data wait {progress.data_wait:.0%}"
+            f"{progress.tflops:.2f} TFLOP/s  data wait {progress.data_wait:.0%}  "
+            f"{progress.memory_gb:.1f} GB"
         )
         if self.bar:
             self.bar.update(self.task, completed=progress.step, line=line)

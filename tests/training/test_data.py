@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,20 +25,42 @@ def windows(root: Path, size: tuple[int, int] = (24, 48), **settings: object) ->
     return data.Windows(root, (Source(zoom=(0.4, 1.0)),), CAMVID, size, recipe)
 
 
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
 def test_pairs_go_by_name_whatever_the_data_set_adds(tmp_path: Path) -> None:
-    for name in ("a_leftImg8bit.png", "b.jpg", "skipped_1.png"):
-        path = tmp_path / "photos" / name
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-    for name in ("city/a_gtFine_labelIds.png", "b.png", "skipped_1.png"):
-        path = tmp_path / "labels" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    found = data.find_pairs(tmp_path, Source(skip=("skipped",)))
-    assert [(p.photo.name, p.labels.name) for p in found] == [
-        ("a_leftImg8bit.png", "a_gtFine_labelIds.png"),
-        ("b.jpg", "b.png"),
+    touch(tmp_path / "photos", "x/a_leftImg8bit.png", "y/a_leftImg8bit.jpg", "y/b_rightImg.png")
+    touch(tmp_path / "labels", "x/a_gtFine_labelIds.png", "y/a_gtFine_labelIds.png")
+    touch(tmp_path / "labels", "x/a_gtFine_color.png", "x/a_gtFine_instanceIds.png")
+    found = data.find_pairs(
+        tmp_path, Source(photo_suffix="_leftImg8bit", label_suffix="_gtFine_labelIds")
+    )
+    assert [
+        (str(p.photo.relative_to(tmp_path)), str(p.labels.relative_to(tmp_path))) for p in found
+    ] == [
+        ("photos/x/a_leftImg8bit.png", "labels/x/a_gtFine_labelIds.png"),
+        ("photos/y/a_leftImg8bit.jpg", "labels/y/a_gtFine_labelIds.png"),
     ]
+
+
+def test_a_photo_never_takes_another_s_layout(tmp_path: Path) -> None:
+    touch(tmp_path / "photos", "a/0.png", "b/0.png")
+    touch(tmp_path / "labels", "a/0.png")
+    with pytest.raises(BadInput, match=r"b/0\.png: has no partner"):
+        data.find_pairs(tmp_path, Source())
+    touch(tmp_path / "labels", "b/0.png")
+    touch(tmp_path / "photos", "a/0.jpg")
+    with pytest.raises(BadInput, match=r"0\.png: .*0\.jpg has the same name"):
+        data.find_pairs(tmp_path, Source())
+
+
+def test_files_to_skip_are_skipped(tmp_path: Path) -> None:
+    touch(tmp_path / "photos", "a.png", "dusk_1.png")
+    touch(tmp_path / "labels", "a.png", "dusk_1.png")
+    assert len(data.find_pairs(tmp_path, Source(skip=("dusk",)))) == 1
 
 
 def test_what_has_no_partner_is_named(tmp_path: Path) -> None:
@@ -48,7 +71,7 @@ def test_what_has_no_partner_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="elsewhere: no such folder"):
         data.find_pairs(root, Source(photos="elsewhere"))
     (root / "none").mkdir()
-    with pytest.raises(BadInput, match=r"none: no \.png files"):
+    with pytest.raises(BadInput, match=r"none: no \*\.png files"):
         data.find_pairs(root, Source(labels="none"))
 
 
@@ -56,7 +79,7 @@ def test_a_photo_and_layout_of_different_size_are_named(tmp_path: Path) -> None:
     root = write_pairs(tmp_path, count=1)
     image.write(root / "photos" / "0.png", np.zeros((24, 41, 3), np.uint8))
     with pytest.raises(BadInput, match=r"is 24x40, but its photo .* is 24x41"):
-        windows(root)[0]
+        raise windows(root)[0]
 
 
 def test_the_same_position_gives_the_same_sample(tmp_path: Path) -> None:
@@ -89,12 +112,34 @@ def test_a_large_photo_is_reduced_to_the_picture(tmp_path: Path) -> None:
     assert sample.labels.shape == (20, 40)
 
 
+def test_a_batch_has_one_window_size(tmp_path: Path) -> None:
+    """Photos of one size pass through the loss together; their places still differ."""
+    root = write_pairs(tmp_path, count=1)
+    found = windows(root, batch=4)
+    batches = [[found[position] for position in range(at, at + 4)] for at in range(0, 40, 4)]
+    shapes = [{tuple(sample.labels.shape) for sample in batch} for batch in batches]
+    assert all(len(sizes) == 1 for sizes in shapes)
+    assert len(set.union(*shapes)) > 3
+    assert any(not torch.equal(batch[0].labels, batch[1].labels) for batch in batches)
+
+
+def test_gain_multiplies_the_photo_alone(tmp_path: Path) -> None:
+    root = write_pairs(tmp_path, count=1)
+    recipe = TrainingRecipe()
+    plain = data.Windows(root, (Source(),), CAMVID, (24, 48), recipe)[0]
+    bright = data.Windows(root, (Source(gain=(1.5, 1.0, 0.5)),), CAMVID, (24, 48), recipe)[0]
+    expected = np.minimum(plain.photo.numpy() * np.array([1.5, 1.0, 0.5]) + 0.5, 255)
+    np.testing.assert_array_equal(bright.photo.numpy(), expected.astype(np.uint8))
+    assert not torch.equal(bright.photo, plain.photo)
+    assert torch.equal(bright.labels, plain.labels)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_follow_positions(workers: int, tmp_path: Path) -> None:
     found = windows(write_pairs(tmp_path), batch=2, workers=workers)
     stream = list(data.batches(found, 2, 7))
-    assert [len(batch) for batch in stream] == [2, 2, 1]
-    for position, sample in enumerate((s for batch in stream for s in batch), start=2):
+    assert [len(batch) for batch in stream] == [2] * 5
+    for position, sample in enumerate((s for batch in stream for s in batch), start=4):
         assert torch.equal(sample.photo, found[position].photo)
 
 
@@ -109,3 +154,35 @@ def test_labels_are_enlarged_by_vote() -> None:
     assert data.fit_labels(labels, (2, 3), 12) is labels
     reduced = data.fit_labels(grown, (2, 3), 12)
     assert reduced.shape == (2, 3)
+
+
+def test_an_epoch_goes_through_every_pair_once(tmp_path: Path) -> None:
+    found = windows(write_pairs(tmp_path))
+    epochs = [[found[e * 5 + i].name for i in range(5)] for e in range(4)]
+    assert all(len(set(names)) == 5 for names in epochs)
+    assert len({tuple(names) for names in epochs}) > 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_faulty_file_is_named_in_one_line(workers: int, tmp_path: Path) -> None:
+    root = write_pairs(tmp_path)
+    (root / "labels" / "2.png").write_bytes(b"not a PNG")
+    found = windows(root, workers=workers)
+    with pytest.raises(BadInput, match=r"labels/2\.png") as raised:
+        list(data.batches(found, 0, 10))
+    assert "Traceback" not in str(raised.value)
+    assert [line.partition(": ")[0] for line in data.faults(found)] == [
+        str(root / "labels" / "2.png")
+    ]
+
+
+def test_processes_share_each_batch(tmp_path: Path) -> None:
+    found = windows(write_pairs(tmp_path), batch=4, workers=0)
+    whole = [sample for batch in data.batches(found, 1, 3) for sample in batch]
+    parts: list[list[data.Sample]] = []
+    for rank in range(2):
+        processes = SimpleNamespace(rank=rank, size=2)
+        parts.append([s for batch in data.batches(found, 1, 3, processes) for s in batch])
+    together = [*parts[0][:2], *parts[1][:2], *parts[0][2:], *parts[1][2:]]
+    for a, b in zip(whole, together, strict=True):
+        assert torch.equal(a.photo, b.photo) and torch.equal(a.labels, b.labels)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 
 from crn_fast import checkpoint, cli, image  # noqa: E402
-from crn_fast.errors import BadInput, CheckFailed, Mismatch  # noqa: E402
+from crn_fast.errors import BadInput, CheckFailed, Mismatch, ResourceError  # noqa: E402
 from crn_fast.palette import label_set  # noqa: E402
 from crn_fast.training.recipe import Recipe  # noqa: E402
 from crn_fast.training.trainer import Trainer  # noqa: E402
@@ -21,6 +25,7 @@ from scene import vgg_state, write_pairs  # noqa: E402
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
+    torch.set_num_threads(1)  # on maps this small, more would wait for each other
     torch.save(vgg_state(), tmp_path / "vgg19.pth")
     return write_pairs(tmp_path / "data")
 
@@ -30,11 +35,15 @@ def make(root: Path, out: str = "run", **options: Any) -> Trainer:
         "steps": 20, "batch": 2, "learning_rate": 0.01, "workers": 0, "sample_every": 20,
         "save_every": 10, "decay": "cosine", "warmup": 5,
     }  # fmt: skip
+    if options.pop("deterministic", False):
+        training["deterministic"] = True
+    network = {"widths": [8, 8, 6], "base": [4, 8], "classes": 12}
+    loss = {"weights": str(root.parent / "vgg19.pth"), "calibrate_at": 6}
     recipe = Recipe.from_dict(
         {
-            "network": {"widths": [8, 8, 6], "base": [4, 8], "classes": 12},
+            "network": network | options.pop("network", {}),
             "label_set": "camvid",
-            "loss": {"weights": str(root.parent / "vgg19.pth"), "calibrate_at": 6},
+            "loss": loss | options.pop("loss", {}),
             "training": training | options.pop("training", {}),
         }
     )
@@ -42,39 +51,208 @@ def make(root: Path, out: str = "run", **options: Any) -> Trainer:
 
 
 def test_learns_and_leaves_whole_files(root: Path) -> None:
-    progress = list(make(root, training={"steps": 150, "decay": "none"}, licence="none").run())
+    progress = train(make(root, training={"steps": 150, "decay": "none"}, licence="none"))
     assert [p.step for p in progress] == list(range(10, 160, 10))
     # The input's term, on a task that a network of 8 channels can learn: colours by class.
-    assert progress[-1].terms[0] < 0.7 * progress[0].terms[0]
+    assert progress[-1].terms["input"] < 0.7 * progress[0].terms["input"]
     run = root.parent / "run"
     found = checkpoint.load(run)
     assert found.notes == {"steps": "150", "licence": "none"}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [p.step for p in progress]
-    sheet = image.read(run / "samples" / "step_0000150.png")
-    assert sheet.shape == (4 * 16, 3 * 32, 3)
-    assert sheet.std() > 10
+    assert all(set(line) == {"step", "steps", "loss", "terms", "learning_rate"} for line in lines)
+    column = image.read(run / "samples" / "step_0000150.png")
+    assert column.shape == (4 * 16, 32, 3)
+    assert column.std() > 10
+    sheet = image.read(run / "samples" / "sheet.png")
+    assert sheet.shape == (4 * 16, (2 + 8) * 32, 3)
+    np.testing.assert_array_equal(sheet[:, -32:], column)
 
 
-def test_resuming_equals_not_stopping(root: Path) -> None:
-    torch.set_num_threads(1)
-    list(make(root).run())
-    stopped = make(root, "stopped")
-    for progress in stopped.run():
-        if progress.step == 10:
-            break
-    resumed = make(root, "stopped", resume=True)
+def train(trainer: Trainer, stop_at: int = 0) -> list[Any]:
+    progress = list(trainer.run(lambda: trainer.step == stop_at))
+    trainer.close()
+    return progress
+
+
+def same_runs(a: Path, b: Path) -> None:
+    """Weights, optimizer, metrics and samples are the same byte for byte."""
+    first, second = (checkpoint.load_training(run / "ckpt.pt") for run in (a, b))
+    for part in ("model", "raw"):
+        for name, tensor in first[part].items():
+            assert torch.equal(second[part][name], tensor), name
+    moments = zip(
+        first["optimizer"]["state"].values(), second["optimizer"]["state"].values(), strict=True
+    )
+    assert all(torch.equal(x["exp_avg_sq"], y["exp_avg_sq"]) for x, y in moments)
+    for name in ("metrics.jsonl", "samples/step_0000020.png"):
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("stop_at", [3, 5, 10, 17])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resuming_equals_not_stopping(root: Path, stop_at: int, workers: int) -> None:
+    """Stops before, within and after the steps that calibrate the loss, mid-epoch."""
+    options: dict[str, Any] = {"ema": 0.9, "flip": True, "workers": workers, "steps": 20}
+    train(make(root, training=options, deterministic=True))
+    train(make(root, "stopped", training=options, deterministic=True), stop_at)
+    resumed = make(root, "stopped", training=options, deterministic=True, resume=True)
+    assert resumed.step == stop_at
+    train(resumed)
+    same_runs(root.parent / "run", root.parent / "stopped")
+
+
+def test_a_damaged_newest_checkpoint_costs_one_save(root: Path) -> None:
+    train(make(root))
+    run = root.parent / "run"
+    assert sorted(p.name for p in run.glob("*.pt")) == ["ckpt-10.pt", "ckpt-20.pt", "ckpt.pt"]
+    for name in ("ckpt.pt", "ckpt-20.pt"):
+        whole = (root.parent / "run" / name).read_bytes()
+        (run / name).unlink()
+        (run / name).write_bytes(whole[: len(whole) // 2])
+    warnings: list[str] = []
+    resumed = make(root, resume=True, warn=warnings.append)
     assert resumed.step == 10
-    list(resumed.run())
-    whole, pieces = (checkpoint.load(root.parent / out) for out in ("run", "stopped"))
-    for name, tensor in whole.tensors.items():
-        np.testing.assert_array_equal(pieces.tensors[name], tensor, err_msg=name)
+    assert len(warnings) == 2 and "ckpt.pt" in warnings[0]
+    train(resumed)
+    assert checkpoint.load(run).notes["steps"] == "20"
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make(root)
+    list(trainer.run(lambda: trainer.step == 10))
+    before = (root.parent / "run" / "ckpt.pt").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ResourceError, match="No space left"):
+        trainer.save()
+    assert (root.parent / "run" / "ckpt.pt").read_bytes() == before
+
+
+def test_one_process_at_a_time(root: Path) -> None:
+    trainer = make(root)
+    with pytest.raises(BadInput, match="another process trains there"):
+        make(root)
+    trainer.close()
+
+
+def test_only_what_is_trainable_changes(root: Path) -> None:
+    trainer = make(root, training={"trainable": ["stages.2", "head"]})
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    train(trainer)
+    changed = {n for n, p in trainer.model.named_parameters() if not torch.equal(p, before[n])}
+    assert changed == {name for name in before if name.startswith(("stages.2", "head"))}
+    with pytest.raises(BadInput, match="no weight's name begins with 'stage9'"):
+        make(root, "other", training={"trainable": ["stage9"]})
+
+
+def test_recomputing_changes_nothing_but_memory(root: Path) -> None:
+    train(make(root))
+    train(make(root, "recomputed", training={"recompute": True}))
+    a, b = (checkpoint.load(root.parent / out) for out in ("run", "recomputed"))
+    for name, tensor in a.tensors.items():
+        np.testing.assert_array_equal(tensor, b.tensors[name])
+
+
+def test_epochs_count_pairs(root: Path) -> None:
+    trainer = make(root, training={"epochs": 3})
+    assert trainer.steps == 8  # 3 times 5 pairs, two a step
+    trainer.close()
+
+
+def test_resuming_with_another_recipe_is_refused(root: Path) -> None:
+    train(make(root))
+    for change in ({"batch": 4}, {"seed": 5}, {"learning_rate": 0.5}):
+        with pytest.raises(Mismatch, match=r"\[training\] is not what this run began with"):
+            make(root, training=change, resume=True)
+    longer = make(root, training={"steps": 30}, resume=True)
+    assert train(longer)[-1].step == 30
+
+
+def test_the_licence_stays_with_the_weights(root: Path) -> None:
+    train(make(root, licence="theirs"), stop_at=5)
+    train(make(root, resume=True))
+    assert checkpoint.load(root.parent / "run").notes == {"licence": "theirs", "steps": "20"}
+    train(make(root, "next", init_from=root.parent / "run"))
+    assert checkpoint.load(root.parent / "next").notes["licence"] == "theirs"
+
+
+@pytest.mark.parametrize("kind", ["diversity", "class-diversity"])
+def test_several_images_of_a_layout(root: Path, kind: str) -> None:
+    trainer = make(root, network={"images": 3}, loss={"kind": kind})
+    progress = train(trainer)
+    assert progress[-1].loss < progress[0].loss
+    assert checkpoint.load(root.parent / "run").spec.images == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="torchrun needs gloo over POSIX")
+def test_two_processes_learn_what_one_does(root: Path) -> None:
+    """The same batches, split: equal to rounding, since only the order of additions differs."""
+    (root.parent / "recipe.toml").write_text(
+        'label_set = "camvid"\n[network]\nwidths = [8, 8, 6]\nclasses = 12\n'
+        '[loss]\nweights = "vgg19.pth"\ncalibrate_at = 6\n'
+        "[training]\nsteps = 20\nbatch = 4\nworkers = 0\nlearning_rate = 0.001\n"
+    )
+    command = ["-m", "crn_fast", "train", "data", "-c", "recipe.toml", "--device", "cpu", "--out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    two = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29511"]
+    for prefix, out in (([], "one"), (two, "two")):
+        subprocess.run(
+            [sys.executable, *prefix, *command, out],
+            cwd=root.parent, env=environment, check=True, timeout=300, capture_output=True,
+        )  # fmt: skip
+    curves = [
+        [json.loads(line)["loss"] for line in (root.parent / out / "metrics.jsonl").open()]
+        for out in ("one", "two")
+    ]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+    one, both = (checkpoint.load(root.parent / out) for out in ("one", "two"))
+    for name, tensor in one.tensors.items():
+        np.testing.assert_allclose(both.tensors[name], tensor, atol=2e-4)
+
+
+def test_kills_lose_at_most_one_save_interval(root: Path) -> None:
+    """Three kills at random moments, then on to the end: the same files as without."""
+    (root.parent / "recipe.toml").write_text(
+        'label_set = "camvid"\n[network]\nwidths = [8, 8, 6]\nclasses = 12\n'
+        '[loss]\nweights = "vgg19.pth"\ncalibrate_at = 6\n[training]\nsteps = 200\nbatch = 2\n'
+        "workers = 0\nsave_every = 7\nsample_every = 20\ndeterministic = true\n"
+    )
+    command = [sys.executable, "-m", "crn_fast", "train", "data", "-c", "recipe.toml"]
+    command += ["--device", "cpu", "--no-check", "-q", "--out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    options: dict[str, Any] = {"cwd": root.parent, "env": environment}
+    subprocess.run([*command, "whole"], check=True, timeout=300, capture_output=True, **options)
+    rng = np.random.default_rng(0)
+    newest = root.parent / "killed" / "ckpt.pt"
+    for _ in range(3):
+        resume = ["--resume"] if newest.exists() else []
+        began = time.monotonic()
+        process = subprocess.Popen([*command, "killed", *resume], **options)
+        seen = newest.stat().st_mtime_ns if newest.exists() else 0
+        while process.poll() is None and time.monotonic() - began < 60:
+            if newest.exists() and newest.stat().st_mtime_ns != seen:
+                break
+            time.sleep(0.005)
+        time.sleep(float(rng.uniform(0, 0.1)))
+        process.kill()
+        process.wait()
+        if newest.exists():
+            checkpoint.load(newest)
+    resume = ["--resume"] if newest.exists() else []
+    subprocess.run([*command, "killed", *resume], check=True, timeout=300, **options)
+    same_runs(root.parent / "whole", root.parent / "killed")
 
 
 def test_init_from_takes_what_fits(root: Path) -> None:
-    list(make(root, training={"steps": 10}).run())
+    train(make(root, training={"steps": 10}))
     first = checkpoint.load(root.parent / "run")
-    recipe = make(root, "other").recipe
+    trainer = make(root, "other")
+    trainer.close()
+    recipe = trainer.recipe
     table = recipe.to_dict()
     table["network"]["widths"] = [8, 8, 6, 4]
     grown = Trainer(
@@ -97,12 +275,14 @@ def test_a_loss_that_is_no_number_stops_the_run(root: Path) -> None:
 
 
 def test_mistakes_are_found_before_step_1(root: Path) -> None:
-    list(make(root, training={"steps": 10}).run())
+    train(make(root, training={"steps": 10}))
     with pytest.raises(BadInput, match="already holds a run; add --resume"):
         make(root)
     with pytest.raises(BadInput, match="nothing to resume"):
         make(root, "fresh", resume=True)
-    recipe = make(root, "unused").recipe
+    trainer = make(root, "unused")
+    trainer.close()
+    recipe = trainer.recipe
     with pytest.raises(Mismatch, match="12 classes, the label set cityscapes has 20"):
         Trainer(recipe, root, root.parent / "x", label_set("cityscapes"))
 
@@ -126,7 +306,7 @@ def test_the_command_stops_in_time_and_resumes(
 
     code, _, err = run("--max-time", "0")
     assert code == 75
-    assert "saved at step 10 of 30" in err and "--resume" in err
+    assert "saved at step 1 of 30" in err and "--resume" in err
     code, out, err = run("--resume")
     assert (code, out) == (0, "run/ckpt.pt\n")
     assert "next: crn-fast build-engine run/ckpt.pt" in err

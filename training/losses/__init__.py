@@ -1,1 +1,1 @@
-"""Losses, one a file, each with its equation."""
+"""Losses, one a file, each with its equation; `loss.py` holds what they share."""
