@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from crn_fast.errors import BadInput
+from crn_fast.palette import label_set
 from crn_fast.spec import PRESETS
 from crn_fast.training import recipe
 
@@ -16,6 +17,26 @@ def test_shipped_recipes_keep_their_promises() -> None:
     assert (large.size, small.size) == ((1024, 2048), (256, 512))
     assert large.flops() <= 150e9 and large.parameters() <= 8e6
     assert small.flops() <= 8e9
+
+
+@pytest.mark.parametrize("name", recipe.shipped())
+def test_shipped_recipes_fit_their_label_sets(name: str) -> None:
+    found = recipe.read(name)
+    assert found.network.classes == label_set(found.label_set).classes
+    if found.loss.lambdas:
+        assert len(found.loss.lambdas) == 6
+
+
+def test_the_paper_s_recipes() -> None:
+    small, middle, large = (recipe.read(f"cityscapes-{p}") for p in ("256p", "512p", "1024p"))
+    assert [r.network for r in (small, middle, large)] == [
+        PRESETS[p] for p in ("256p", "512p", "1024p")
+    ]
+    assert [r.training.epochs for r in (small, middle, large)] == [200, 20, 5]
+    assert large.training.trainable == ("stages.7", "stages.8", "head")
+    assert small.loss.lambdas == pytest.approx(
+        (1, 1 / 1.6, 1 / 2.3, 1 / 1.8, 1 / 2.8, 10 / 0.8), rel=1e-4
+    )
 
 
 def test_round_trip_through_plain_values() -> None:
@@ -67,7 +88,7 @@ def test_mistakes_are_named(override: str, named: str) -> None:
 
 
 def test_no_such_recipe_lists_what_ships() -> None:
-    with pytest.raises(BadInput, match="street-1024, street-256"):
+    with pytest.raises(BadInput, match="folder, .*street-1024, street-256"):
         recipe.read("boulevard")
 
 
