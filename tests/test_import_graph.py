@@ -42,7 +42,7 @@ ARROWS: dict[str, set[str]] = {
     "engine": {
         *("backends", "checkpoint", "container", "errors", "layout", "palette", "spec"),
     },
-    "measure": {"engine", "errors", "image", "layout", "palette"},
+    "measure": {"engine", "errors", "files", "image", "layout", "palette"},
     "models": {"errors", "files"},
     "training": {
         *("cascade", "checkpoint", "errors", "extras", "files", "image", "kernels", "layout"),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from crn_fast.commands import render as render_command
 from crn_fast.commands import engine_options, say
+from crn_fast.commands import render as render_command
 
 EPILOG = """\b
 Examples:

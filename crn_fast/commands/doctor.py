@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from crn_fast import __version__
-from crn_fast.commands import emit
+from crn_fast.commands import emit, say
 from crn_fast.errors import CheckFailed
 
 PACKAGES = ("numpy", "pillow", "safetensors", "click", "rich", "torch", "triton", "scipy")
@@ -47,6 +47,7 @@ def command(as_json: bool) -> None:
         raise CheckFailed(
             "no backend can run here, so nothing can be rendered; see the lines above"
         )
+    say("next: crn-fast demo")
 
 
 def _version(package: str) -> str:

@@ -132,6 +132,7 @@ def command(
         laps.end("open")
         labels = read(palette.label_set(label_set) if label_set else engine.labels)
         laps.end("read")
+    read_as = f"{labels.labels.name}, read as {labels.encoding}"
     labels = _bring_to(labels, engine, fit)
     check_size(engine.source, engine.spec, size)
     targets = _targets(target, engine, images, to_stdout)
@@ -140,6 +141,7 @@ def command(
             check_writable(path, overwrite, "--overwrite")
             if source != "-" and path.exists() and path.samefile(source):
                 raise UsageError(f"{path}: is the layout itself; name another picture with -o")
+    say(f"layout {labels.source}: {read_as}")
     say(f"model {engine.source}, backend {engine.backend}, {engine.precision} on {engine.device}")
     laps.end("fit")
     pictures = engine.render(labels)[0]
@@ -168,6 +170,9 @@ def command(
         return
     for path in targets:
         emit(str(path))
+    if click.get_current_context().info_name == "render":  # `demo`, which calls this, has its own
+        following = "render --layout ANOTHER.png -m" if ".crn" in engine.source else "build-engine"
+        say(f"next: crn-fast {following} {engine.source}")
 
 
 def _bring_to(labels: LabelMap, engine: Engine, fit: Any) -> LabelMap:

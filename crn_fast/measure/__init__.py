@@ -1,0 +1,1 @@
+"""Measures of what an engine makes. Importing the package itself costs nothing."""
