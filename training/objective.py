@@ -59,9 +59,12 @@ def compare(
     for shape, indices in groups.items():
         target = torch.stack([photos[i] for i in indices]).movedim(-1, 1).float()
         share = len(indices) / (len(photos) * len(scales))
+        # Usually all photos are of one size, and need not be gathered.
+        whole = len(indices) == len(photos)
+        ours, theirs = (pictures, labels) if whole else (pictures[indices], labels[indices])
         for scale in scales:
             size = [min(side, max(SMALLEST, round(side * scale))) for side in shape[:2]]
-            found = loss(reduce(pictures[indices], size), reduce(target, size), labels[indices])
+            found = loss(reduce(ours, size), reduce(target, size), theirs)
             totals.append((found[0] * share, found[1] * share))
     losses, terms = zip(*totals, strict=True)
     return torch.stack(losses).sum(), torch.stack(terms).sum(0)

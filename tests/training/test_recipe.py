@@ -88,7 +88,7 @@ def test_mistakes_are_named(override: str, named: str) -> None:
 
 
 def test_no_such_recipe_lists_what_ships() -> None:
-    with pytest.raises(BadInput, match="folder, .*street-1024, street-256"):
+    with pytest.raises(BadInput, match=r"folder, .*street-1024, street-256"):
         recipe.read("boulevard")
 
 
