@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from crn_fast import container
+from crn_fast.baselines.spec import KINDS, BaselineSpec
 from crn_fast.errors import BadInput, Mismatch, Unavailable
 from crn_fast.extras import why_no_torch
 from crn_fast.files import kind_of, require_file
@@ -38,10 +39,10 @@ class Checkpoint:
         Mismatch: the label set has another number of classes than the spec.
     """
 
-    spec: CascadeSpec
+    spec: CascadeSpec | BaselineSpec
     labels: LabelSet
     tensors: Mapping[str, np.ndarray]
-    """Named as in `CascadeSpec.tensors`; float32 or float16."""
+    """Named as in the spec's `tensors`; float32 or float16."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """What else a file says of itself: licence, steps, data."""
     source: str = "checkpoint"
@@ -53,6 +54,11 @@ class Checkpoint:
                 f"{self.labels.name} has {self.labels.classes}"
             )
         check_tensors(self.source, self.spec, self.tensors)
+
+    @property
+    def kind(self) -> str:
+        """'cascade', or the kind of baseline."""
+        return self.spec.kind if isinstance(self.spec, BaselineSpec) else KIND
 
     def sha256(self) -> str:
         """Of the network alone: spec, label set and every tensor, whichever file they came from."""
@@ -100,7 +106,7 @@ def header(checkpoint: Checkpoint) -> dict[str, str]:
     return {
         "format": FORMAT,
         "version": str(VERSION),
-        "kind": KIND,
+        "kind": checkpoint.kind,
         "spec": checkpoint.spec.to_json(),
         "labels": checkpoint.labels.to_json(),
         "notes": json.dumps(dict(checkpoint.notes)),
@@ -153,10 +159,12 @@ def _checkpoint(path: Path, fields: Mapping[str, Any], tensors: Mapping[str, Any
             f"{path}: checkpoint version {fields.get('version')}; this crn_fast reads {VERSION}: "
             "write it again with this version, or install the one that wrote it"
         )
-    if fields.get("kind") != KIND:
-        raise BadInput(f"{path}: holds a network of kind {fields.get('kind')!r}; expected {KIND!r}")
+    found = fields.get("kind")
+    if found not in (KIND, *KINDS):
+        raise BadInput(f"{path}: holds a network of kind {found!r}; expected {KIND!r}")
     try:
-        spec = CascadeSpec.from_json(fields["spec"])
+        form = CascadeSpec if found == KIND else BaselineSpec
+        spec = form.from_json(fields["spec"])
         labels = LabelSet.from_json(fields["labels"])
         notes = container.json_table(fields["notes"], "notes")
     except (KeyError, TypeError, ValueError) as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from crn_fast import __version__, backends, checkpoint, container
+from crn_fast.baselines.spec import BaselineSpec
 from crn_fast.checkpoint import Checkpoint
 from crn_fast.errors import BadInput, Mismatch, UsageError
 from crn_fast.layout import LabelMap, from_array
@@ -29,7 +30,8 @@ VERSION = 1
 class Manifest:
     """What an engine file says of itself."""
 
-    spec: CascadeSpec
+    spec: CascadeSpec | BaselineSpec
+    """Of an engine file always a cascade's."""
     labels: LabelSet
     backend: str
     precision: str
@@ -98,20 +100,21 @@ def build_engine(
         size: the picture size that is expected; the network's own when None.
 
     Raises:
-        BadInput: the checkpoint cannot be read.
+        BadInput: the checkpoint cannot be read, or is a baseline network's.
         Mismatch: `size` is not the network's.
         Unavailable: the backend cannot run here.
         ResourceError: the file cannot be written.
     """
     loaded = source if isinstance(source, Checkpoint) else checkpoint.load(source)
-    check_size(loaded.source, loaded.spec, size)
+    spec = buildable(loaded)
+    check_size(loaded.source, spec, size)
     name, chosen, _ = backends.choose(backend)
     if precision not in ("auto", *chosen.PRECISIONS):
         raise UsageError(
             f"{name}: precision is {precision!r}; expected auto, {', '.join(chosen.PRECISIONS)}"
         )
     manifest = Manifest(
-        spec=loaded.spec,
+        spec=spec,
         labels=loaded.labels,
         backend=name,
         precision=precision,
@@ -120,12 +123,26 @@ def build_engine(
         built_with={"crn_fast": __version__, "python": platform.python_version()},
         notes=dict(loaded.notes),
     )
-    packed = chosen.pack(loaded.spec, loaded.tensors, precision)
+    packed = chosen.pack(spec, loaded.tensors, precision)
     container.write(out, packed, manifest.to_metadata())
     return manifest
 
 
-def check_size(source: str, spec: CascadeSpec, size: tuple[int, int] | None) -> None:
+def buildable(loaded: Checkpoint) -> CascadeSpec:
+    """The spec of a checkpoint's cascade.
+
+    Raises:
+        BadInput: the checkpoint is a baseline network's.
+    """
+    if isinstance(loaded.spec, BaselineSpec):
+        raise BadInput(
+            f"{loaded.source}: holds a network of kind {loaded.kind!r}, which is there to compare "
+            "with; engines are built of cascades: render and eval take the checkpoint itself"
+        )
+    return loaded.spec
+
+
+def check_size(source: str, spec: CascadeSpec | BaselineSpec, size: tuple[int, int] | None) -> None:
     """Compare a size that was asked for with the network's.
 
     Raises:
@@ -166,7 +183,8 @@ class Engine:
 
         Raises:
             BadInput: the file is missing, damaged or of another kind.
-            Mismatch: an engine of another version, or built for another backend.
+            Mismatch: an engine of another version, or built for another backend; a baseline
+                network for any backend but eager.
             Unavailable: the backend cannot run here.
         """
         if Path(path).suffix == ".crn":
@@ -183,20 +201,46 @@ class Engine:
                     f"{', '.join(backends.NAMES)}: rebuild it: crn-fast build-engine CKPT --force"
                 )
             _, chosen, _ = backends.choose(manifest.backend)
-            chosen.check(str(path), manifest.spec, packed)
+            spec = manifest.spec
+            assert isinstance(spec, CascadeSpec)  # the manifest was read from a file
+            chosen.check(str(path), spec, packed)
         else:
             loaded = checkpoint.load(path)
+            if isinstance(loaded.spec, BaselineSpec):
+                return cls._open_baseline(loaded, loaded.spec, backend, precision, device, threads)
+            spec = loaded.spec
             name, chosen, _ = backends.choose(backend)
-            packed = chosen.pack(loaded.spec, loaded.tensors, precision)
-            manifest = Manifest(
-                loaded.spec, loaded.labels, name, "auto", "any", "", {}, dict(loaded.notes)
-            )
+            packed = chosen.pack(spec, loaded.tensors, precision)
+            notes = dict(loaded.notes)
+            manifest = Manifest(spec, loaded.labels, name, "auto", "any", "", {}, notes)
         wanted = manifest.precision if precision == "auto" else precision
-        renderer = chosen.load(manifest.spec, packed, wanted, device, threads)
+        renderer = chosen.load(spec, packed, wanted, device, threads)
         return cls(manifest, renderer, str(path))
 
+    @classmethod
+    def _open_baseline(
+        cls,
+        loaded: Checkpoint,
+        spec: BaselineSpec,
+        backend: str,
+        precision: str,
+        device: int | None,
+        threads: int | None,
+    ) -> Engine:
+        if backend not in ("auto", "eager"):
+            raise Mismatch(
+                f"{loaded.source}: a network of kind {spec.kind!r} runs on the backend eager only"
+            )
+        name, _, _ = backends.choose("eager")
+        from crn_fast.backends import eager
+
+        renderer = eager.load_baseline(spec, loaded.tensors, precision, device, threads)
+        notes = dict(loaded.notes)
+        manifest = Manifest(spec, loaded.labels, name, "auto", "any", "", {}, notes)
+        return cls(manifest, renderer, loaded.source)
+
     @property
-    def spec(self) -> CascadeSpec:
+    def spec(self) -> CascadeSpec | BaselineSpec:
         return self.manifest.spec
 
     @property

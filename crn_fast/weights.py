@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from crn_fast.baselines.spec import BaselineSpec
 from crn_fast.cascade import CascadeWeights, ConvWeights, HeadWeights, StageWeights
 from crn_fast.errors import BadInput
 from crn_fast.spec import CascadeSpec
 
 
-def check_tensors(source: str, spec: CascadeSpec, tensors: Mapping[str, np.ndarray]) -> None:
+def check_tensors(
+    source: str, spec: CascadeSpec | BaselineSpec, tensors: Mapping[str, np.ndarray]
+) -> None:
     """Check that tensors are those of the spec's network.
 
     Raises:

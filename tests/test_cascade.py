@@ -52,7 +52,7 @@ def test_equals_the_textbook_form_with_gradients(name: str, upsampling: str) -> 
     assert_close(found, expected, 1e-10)
     for parameter_name, parameter in model.named_parameters():
         if parameter.numel() > 1:
-            assert_close(gradients[parameter_name], parameter.grad, 1e-8)
+            assert_close(gradients[parameter_name], parameter.grad, 1e-10)
 
 
 def test_float32_is_close_to_float64() -> None:

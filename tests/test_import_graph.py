@@ -24,6 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "extras": set(),
     "kernels": set(),
     "spec": {"errors"},
+    "baselines": {"errors", "extras", "kernels", "spec"},
     "files": {"errors"},
     "png": {"errors", "files"},
     "container": {"errors", "files"},
@@ -35,18 +36,21 @@ ARROWS: dict[str, set[str]] = {
     "tf_bundle": {"crc32c", "errors"},
     "authors": {"errors", "spec", "tf_bundle"},
     "cascade": {"spec"},
-    "weights": {"cascade", "errors", "spec"},
-    "checkpoint": {"container", "errors", "extras", "files", "palette", "spec", "weights"},
+    "weights": {"baselines", "cascade", "errors", "spec"},
+    "checkpoint": {
+        *("baselines", "container", "errors", "extras", "files", "palette", "spec", "weights"),
+    },
     "module": {"cascade", "kernels", "spec", "weights"},
-    "backends": {"cascade", "errors", "extras", "kernels", "spec", "weights"},
+    "backends": {"baselines", "cascade", "errors", "extras", "kernels", "spec", "weights"},
     "engine": {
-        *("backends", "checkpoint", "container", "errors", "layout", "palette", "spec"),
+        *("backends", "baselines", "checkpoint", "container", "errors", "layout", "palette"),
+        "spec",
     },
     "measure": {"engine", "errors", "files", "image", "layout", "palette"},
     "models": {"errors", "files"},
     "training": {
-        *("cascade", "checkpoint", "errors", "extras", "files", "image", "kernels", "layout"),
-        *("module", "palette", "spec"),
+        *("baselines", "cascade", "checkpoint", "errors", "extras", "files", "image", "kernels"),
+        *("layout", "module", "palette", "spec"),
     },
     "__init__": {"engine", "errors", "layout", "spec"},
 }
@@ -54,7 +58,10 @@ ARROWS["commands"] = set(ARROWS)
 ARROWS["cli"] = set(ARROWS)
 ARROWS["__main__"] = {"cli"}
 
-TORCH_AT_IMPORT = ("backends.", "kernels.gpu.", "kernels.reference", "module", "training.")
+TORCH_AT_IMPORT = (
+    *("backends.", "baselines.dilated", "baselines.unet", "kernels.gpu.", "kernels.reference"),
+    *("module", "training."),
+)
 """The modules (dotted prefixes) that may import torch when they are themselves imported."""
 
 FOLDERS = {"crn_fast": "", "kernels": "kernels.", "training": "training."}

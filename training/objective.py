@@ -6,6 +6,8 @@ is reduced to the photo's own pixels before the two are compared.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -13,8 +15,10 @@ from crn_fast.training import features
 from crn_fast.training.losses.class_diversity import ClassDiversityLoss
 from crn_fast.training.losses.content import ContentLoss
 from crn_fast.training.losses.diversity import DiversityLoss
+from crn_fast.training.losses.gan_semantic import GanSemanticLoss
 from crn_fast.training.losses.image import ImageLoss
 from crn_fast.training.losses.loss import Loss
+from crn_fast.training.losses.pix2pix import Pix2PixLoss
 from crn_fast.training.recipe import Recipe
 
 SMALLEST = 32
@@ -28,24 +32,32 @@ def build_loss(recipe: Recipe) -> Loss:
         BadInput: the feature network's weights or the number of lambdas.
     """
     r = recipe.loss
+    classes = recipe.network.classes
     if r.kind == "image":
         return ImageLoss(r.lambdas)
+    if r.kind == "pix2pix":
+        return Pix2PixLoss(r.lambdas, classes=classes)
+    if r.kind == "gan-semantic":
+        return GanSemanticLoss(r.lambdas, classes=classes)
     extractor = features.load(r.extractor, r.weights)
     if r.kind == "content":
         return ContentLoss(extractor, r.lambdas)
     if r.kind == "diversity":
         return DiversityLoss(extractor, r.lambdas)
-    classes = recipe.network.classes
     return ClassDiversityLoss(extractor, r.lambdas, classes=classes, mean_share=r.mean_share)
 
 
 def compare(
-    loss: Loss, rendered: Tensor, photos: list[Tensor], labels: Tensor, scales: tuple[float, ...]
+    loss: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+    rendered: Tensor,
+    photos: list[Tensor],
+    labels: Tensor,
+    scales: tuple[float, ...],
 ) -> tuple[Tensor, Tensor]:
     """The scalar to be minimised and the unweighted terms [T], means over layouts and scales.
 
     Args:
-        loss: one of `losses`.
+        loss: one of `losses`, or what takes and gives the same.
         rendered: float RGB [N, K, H, W, 3] around 0..255.
         photos: N uint8 RGB [h, w, 3] with h <= H, w <= W.
         labels: uint8 [N, H, W].

@@ -4,6 +4,8 @@
     [network]        a CascadeSpec, or preset = "256p" and fields that differ from it
     [[data]]         photos, labels: folders below DATA; how files are paired, read and drawn
     [validation]     as [[data]]: where the sample pictures come from
+    [baseline]       absent, or kind and width of a network to compare the cascade with; its size
+                     and classes are still those of [network]
     [loss]           kind, feature network, weights, calibration
     [training]       steps or epochs, batch, learning rate, precision, ...
 
@@ -18,6 +20,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from crn_fast.baselines.spec import BaselineSpec, Kind
 from crn_fast.errors import BadInput
 from crn_fast.palette import parse_toml, read_toml
 from crn_fast.spec import PRESETS, CascadeSpec
@@ -53,9 +56,21 @@ class Source:
 
 
 @dataclass(frozen=True)
+class BaselineRecipe:
+    """A network to compare the cascade with."""
+
+    kind: Kind
+    width: int = 64
+    """Channels of the U-Net's first convolution; of every one in the dilated network."""
+
+
+@dataclass(frozen=True)
 class LossRecipe:
-    kind: Literal["content", "diversity", "class-diversity", "image"] = "content"
-    """'diversity' and 'class-diversity' are for networks that make several images of a layout."""
+    kind: Literal["content", "diversity", "class-diversity", "image", "pix2pix", "gan-semantic"] = (
+        "content"
+    )
+    """'diversity' and 'class-diversity' are for networks that make several images of a layout;
+    'image', 'pix2pix' and 'gan-semantic' are the paper's baselines and need no feature network."""
     mean_share: float = 0.001
     """Of the class-diversity loss: the share of the mean over images beside their minimum."""
     extractor: Literal["vgg19", "distilled"] = "vgg19"
@@ -63,7 +78,8 @@ class LossRecipe:
     weights: str = ""
     """Path of the feature network's weights file. Nothing is ever downloaded."""
     lambdas: tuple[float, ...] = ()
-    """Weights of the terms (input first, then each layer) until calibration; empty means all 1."""
+    """Weights of the terms (input first, then each layer) until calibration; empty means all 1,
+    or for 'pix2pix' and 'gan-semantic' what was published."""
     calibrate_at: int = 1000
     """At this step each weight becomes the inverse of its term's mean since half as many steps;
     0 keeps `lambdas`."""
@@ -79,6 +95,8 @@ class TrainingRecipe:
     batch: int = 1
     """Layouts a step, over all processes."""
     learning_rate: float = 1e-4
+    beta1: float = 0.9
+    """Adam's decay of the mean gradient."""
     warmup: int = 0
     """Steps over which the learning rate rises linearly."""
     decay: Literal["none", "cosine"] = "none"
@@ -113,10 +131,20 @@ class Recipe:
     network: CascadeSpec
     label_set: str = "cityscapes"
     data: tuple[Source, ...] = (Source(),)
+    baseline: BaselineRecipe | None = None
+    """What is trained in the cascade's place; the cascade when absent."""
     validation: Source | None = None
     """Where the sample pictures come from; the training data when absent."""
     loss: LossRecipe = field(default_factory=LossRecipe)
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
+
+    @property
+    def spec(self) -> CascadeSpec | BaselineSpec:
+        """Of the network that is trained."""
+        chosen, network = self.baseline, self.network
+        if chosen is None:
+            return network
+        return BaselineSpec(chosen.kind, network.size, network.classes, chosen.width)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as a checkpoint carries them; `from_dict` reads them back."""
@@ -184,6 +212,8 @@ def _check(recipe: Recipe, source: str) -> None:
         "training.batch": (t.batch, t.batch >= 1),
         "training.learning_rate": (t.learning_rate, 0 < t.learning_rate < 1),
         "training.warmup": (t.warmup, t.warmup >= 0),
+        "training.beta1": (t.beta1, 0 <= t.beta1 < 1),
+        "training.recompute": (t.recompute, not (t.recompute and recipe.baseline)),
         "training.ema": (t.ema, 0 <= t.ema < 1),
         "training.sample_every": (t.sample_every, t.sample_every >= 1),
         "training.save_every": (t.save_every, t.save_every >= 1),
@@ -202,6 +232,13 @@ def _check(recipe: Recipe, source: str) -> None:
     for name, (value, is_sound) in sound.items():
         if not is_sound:
             raise BadInput(f"{source}: {name} is {value!r}, which is out of range")
+    if recipe.baseline and not 1 <= recipe.baseline.width <= 1024:
+        raise BadInput(f"{source}: baseline.width is {recipe.baseline.width}; expected 1 to 1024")
+    if loss.kind in ("pix2pix", "gan-semantic") and loss.calibrate_at:
+        raise BadInput(
+            f"{source}: the terms of the {loss.kind} loss are not all distances, to be weighed by "
+            "their means: set loss.calibrate_at = 0"
+        )
     several = loss.kind in ("diversity", "class-diversity")
     if recipe.network.images > 1 and not several:
         raise BadInput(

@@ -5,6 +5,8 @@ ckpt-<step>.pt       the newest under another name, and as many earlier ones as 
 metrics.jsonl        a line every few steps: the same in every repetition of a deterministic run
 timing.jsonl         the same lines' speed, which never repeats
 samples/             validation layouts as the network renders them
+loss.png             the loss and its terms over the steps, drawn when training ends
+tensorboard/         the logs' lines as event files, where the recipe asks for them
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import IO, Any
 import torch
 
 from crn_fast import checkpoint
-from crn_fast.errors import BadInput, ResourceError
+from crn_fast.errors import BadInput, ResourceError, Unavailable
 from crn_fast.files import make_folder, write_whole
 
 NEWEST = "ckpt.pt"
@@ -34,14 +36,17 @@ class RunFolder:
         ResourceError: the folder cannot be made or written.
     """
 
-    def __init__(self, path: Path, own: bool = True) -> None:
+    def __init__(self, path: Path, own: bool = True, tensorboard: bool = False) -> None:
         """Take the folder; `own` is false in the processes that only read it."""
         self.path = path
         make_folder(path / "samples")
         self._lock = _lock(path / ".lock") if own else None
+        self._writer = _tensorboard(path / "tensorboard") if own and tensorboard else None
 
     def close(self) -> None:
         """Let others train here."""
+        if self._writer:
+            self._writer.close()
         if self._lock:
             self._lock.close()
 
@@ -92,6 +97,10 @@ class RunFolder:
         except OSError as error:
             raise ResourceError(f"{self.path}: cannot be written ({error.strerror})") from None
 
+        if self._writer:
+            for key, value in _scalars(values).items():
+                self._writer.add_scalar(f"{name}/{key}", value, values["step"])
+
     def forget_after(self, step: int) -> None:
         """Drop logged lines of later steps, which a stopped run wrote and this one will repeat."""
         for name in ("metrics", "timing"):
@@ -108,6 +117,32 @@ class RunFolder:
 
 def _write_lines(lines: list[bytes], stream: IO[bytes]) -> None:
     stream.writelines(line + b"\n" for line in lines)
+
+
+def _scalars(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of nested tables by dotted name, steps aside."""
+    found: dict[str, float] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _scalars(value, f"{prefix}{key}.")
+        elif key not in ("step", "steps"):
+            found[f"{prefix}{key}"] = float(value)
+    return found
+
+
+def _tensorboard(path: Path) -> Any:
+    """A writer of event files.
+
+    Raises:
+        Unavailable: the package tensorboard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise Unavailable(
+            "training.tensorboard needs the package tensorboard: pip install tensorboard"
+        ) from None
+    return SummaryWriter(str(path))
 
 
 def _step_of(line: bytes) -> float:

@@ -18,16 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from crn_fast import checkpoint
+from crn_fast.baselines.spec import BaselineSpec
 from crn_fast.checkpoint import Checkpoint
 from crn_fast.errors import BadInput, CheckFailed, Mismatch, ResourceError, UsageError
 from crn_fast.extras import out_of_memory
 from crn_fast.module import Cascade
 from crn_fast.palette import LabelSet
+from crn_fast.spec import CascadeSpec
 from crn_fast.training import data, objective
+from crn_fast.training.adversary import Adversary
 from crn_fast.training.distributed import Processes
+from crn_fast.training.losses.adversarial import AdversarialLoss
 from crn_fast.training.recipe import Recipe
 from crn_fast.training.run_folder import RunFolder
 from crn_fast.training.samples import Samples
@@ -44,7 +48,7 @@ class Progress:
     steps: int
     loss: float
     terms: dict[str, float]
-    """Unweighted terms of the loss."""
+    """Unweighted terms of the loss; with an adversarial one also the discriminator's own loss."""
     learning_rate: float
     images_per_second: float
     data_wait: float
@@ -111,16 +115,21 @@ class Trainer:
         if self.device != "cpu":
             torch.backends.cudnn.allow_tf32 = settings.precision == "tf32"
         torch.manual_seed(settings.seed)
-        self.model = Cascade(recipe.network, recompute=settings.recompute).to(self.device)
+        self.spec = recipe.spec
+        self.flops = self.spec.flops()
+        self.model = _build(self.spec, settings.recompute).to(self.device)
         if settings.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._freeze(settings.trainable)
         self.loss = objective.build_loss(recipe).to(self.device)
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(trained, lr=settings.learning_rate)
+        self.optimizer = torch.optim.Adam(trained, settings.learning_rate, (settings.beta1, 0.999))
+        self.adversary: Adversary | None = None
+        if isinstance(self.loss, AdversarialLoss):
+            self.adversary = Adversary(self.loss, recipe, self.processes)
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if settings.ema else None
         self.step = 0
-        self.folder = RunFolder(out, own=self.processes.first)
+        self.folder = RunFolder(out, own=self.processes.first, tensorboard=settings.tensorboard)
         self.samples = Samples(held, out / "samples")
         if resume:
             self._resume(warn)
@@ -177,7 +186,7 @@ class Trainer:
         tensors = {name: p.detach().cpu() for name, p in rendering.state_dict().items()}
         arrays = {name: tensor.contiguous().numpy() for name, tensor in tensors.items()}
         notes = {**self.notes, "steps": str(self.step)}
-        head = checkpoint.header(Checkpoint(self.recipe.network, self.labels, arrays, notes))
+        head = checkpoint.header(Checkpoint(self.spec, self.labels, arrays, notes))
         loss = {k: v for k, v in self.loss.state_dict().items() if not k.startswith("extractor.")}
         state = {
             **head,
@@ -188,6 +197,8 @@ class Trainer:
             "step": self.step,
             "recipe": json.dumps(self.recipe.to_dict()),
         }
+        if self.adversary:
+            state["adversary"] = self.adversary.optimizer.state_dict()
         self.folder.save(state, self.step, self.recipe.training.keep)
 
     def sample(self) -> None:
@@ -213,6 +224,8 @@ class Trainer:
                 self.ema.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.loss.load_state_dict(state["loss"], strict=False)
+            if self.adversary:
+                self.adversary.optimizer.load_state_dict(state["adversary"])
             self.step = int(state["step"])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise BadInput(f"{path}: cannot be resumed ({error})") from None
@@ -224,7 +237,7 @@ class Trainer:
         now = replace(self.recipe, training=replace(self.recipe.training, **free))
         if found.labels.names != self.labels.names:
             raise Mismatch(f"{path}: its label set is {found.labels.name}, not {self.labels.name}")
-        for table in ("network", "data", "validation", "loss", "training"):
+        for table in ("network", "baseline", "data", "validation", "loss", "training"):
             if getattr(now, table) != getattr(before, table):
                 raise Mismatch(
                     f"{path}: the recipe's [{table}] is not what this run began with; resume with "
@@ -233,14 +246,9 @@ class Trainer:
 
     def _init_from(self, path: Path, warn: Callable[[str], None]) -> None:
         found = checkpoint.load(path)
-        ours, theirs = self.recipe.network, found.spec
-        if (ours.base, ours.classes, ours.upsampling) != (
-            theirs.base,
-            theirs.classes,
-            theirs.upsampling,
-        ):
+        if _lineage(self.spec) != _lineage(found.spec):
             raise Mismatch(
-                f"{path}: base size, classes or upsampling differ from the recipe's network"
+                f"{path}: kind, base size, classes or upsampling differ from the recipe's network"
             )
         own = self.model.state_dict()
         fitting = [n for n, t in found.tensors.items() if n in own and own[n].shape == t.shape]
@@ -265,9 +273,12 @@ class Trainer:
             kind = torch.device(self.device).type
             with torch.autocast(kind, torch.bfloat16) if half else nullcontext():
                 scales = self.recipe.loss.scales
-                loss, terms = objective.compare(self.loss, network(labels), photos, labels, scales)
+                rendered = network(labels)
+                loss, terms = objective.compare(self.loss, rendered, photos, labels, scales)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
+            if self.adversary:
+                self.adversary.learn(rendered, photos, labels, rate)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -327,11 +338,13 @@ class Trainer:
         elapsed = time.perf_counter() - since
         speed = images / elapsed
         named = dict(zip(self.loss.names, terms.tolist(), strict=True))
-        tflops = 3 * self.recipe.network.flops() * speed / 1e12
+        if self.adversary:
+            named["discriminator"] = float(self.adversary.loss)
+        tflops = 3 * self.flops * speed / 1e12
         progress = Progress(
             self.step, self.steps, loss, named, rate, speed, waited / elapsed, tflops, _memory()
         )
-        if self.processes.first and self.step % LOG_EVERY == 0:
+        if self.processes.first and (self.step % LOG_EVERY == 0 or self.step == self.steps):
             fields = asdict(progress)
             timing = ("images_per_second", "data_wait", "tflops", "memory_gb")
             self.folder.log("timing", {"step": self.step, **{k: fields.pop(k) for k in timing}})
@@ -346,6 +359,17 @@ class Trainer:
         if trainable:
             for name, parameter in self.model.named_parameters():
                 parameter.requires_grad_(name.startswith(trainable))
+
+
+def _build(spec: CascadeSpec | BaselineSpec, recompute: bool) -> nn.Module:
+    return Cascade(spec, recompute) if isinstance(spec, CascadeSpec) else spec.build()
+
+
+def _lineage(spec: CascadeSpec | BaselineSpec) -> tuple[object, ...]:
+    """What two networks must have in common for one to begin with the other's weights."""
+    if isinstance(spec, CascadeSpec):
+        return "cascade", spec.base, spec.classes, spec.upsampling
+    return (spec,)
 
 
 def _memory() -> float:

@@ -1,16 +1,19 @@
 """The cascade through the reference ops, in torch's eager mode, on a CPU or an NVIDIA GPU.
 
-The backend that every other one is compared with. Not fast: nothing is packed or fused.
+The backend that every other one is compared with. Not fast: nothing is packed or fused. It also
+runs the baseline networks, which no other backend knows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from crn_fast import cascade
+from crn_fast.baselines.spec import BaselineSpec
 from crn_fast.errors import ResourceError, Unavailable, UsageError
 from crn_fast.extras import out_of_memory, why_no_torch
 from crn_fast.kernels.cpu.threads import usable_cpus
@@ -57,6 +60,51 @@ def load(
     """
     import torch
 
+    from crn_fast.kernels import reference
+
+    precision, where = _choose(precision, device, threads)
+    convolution = _dtype(precision)
+
+    def place(name: str, array: np.ndarray) -> torch.Tensor:
+        dtype = convolution if name.endswith("weight") else torch.float32
+        return torch.from_numpy(array).to(where, dtype)
+
+    tensors = {name: place(name, array) for name, array in packed.items()}
+    tensors["head.bias"] = tensors["head.bias"].to(convolution)
+    weights = arrange(spec, tensors)
+    return EagerRenderer(partial(cascade.render, reference, spec, weights), precision, where)
+
+
+def load_baseline(
+    spec: BaselineSpec,
+    tensors: Mapping[str, np.ndarray],
+    precision: str,
+    device: int | None,
+    threads: int | None,
+) -> EagerRenderer:
+    """As `load`, of a baseline network, whose checked tensors need no packing."""
+    import torch
+
+    from crn_fast.kernels import reference
+
+    precision, where = _choose(precision, device, threads)
+    convolution = _dtype(precision)
+    network = spec.build()
+    network.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})
+    network.to(where)
+
+    def render(labels: torch.Tensor) -> torch.Tensor:
+        half = convolution != torch.float32
+        with torch.autocast(where.type, convolution if half else None, enabled=half):
+            return reference.to_uint8(network(labels))
+
+    return EagerRenderer(render, precision, where)
+
+
+def _choose(precision: str, device: int | None, threads: int | None) -> tuple[str, torch.device]:
+    """Precision and device that were asked for, checked; errors as in `load`."""
+    import torch
+
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device is not None and not 0 <= device < gpus:
         raise Unavailable(
@@ -72,32 +120,26 @@ def load(
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise UsageError(f"--threads is {threads}; expected 1 to {MAX_THREADS}")
     torch.set_num_threads(threads or usable_cpus())
-    return EagerRenderer(spec, packed, precision, where)
+    return precision, where
+
+
+def _dtype(precision: str) -> torch.dtype:
+    """Of the convolutions."""
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
 
 
 class EagerRenderer:
-    """The network's weights on one device."""
+    """A network that is ready on one device."""
 
     def __init__(
-        self,
-        spec: CascadeSpec,
-        packed: Mapping[str, np.ndarray],
-        precision: str,
-        where: torch.device,
+        self, network: Callable[[torch.Tensor], torch.Tensor], precision: str, where: torch.device
     ) -> None:
+        """`network`: labels uint8 [N, H, W] -> uint8 RGB [N, K, H, W, 3], both on the device."""
         import torch
 
-        dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
-        convolution = dtypes.get(precision, torch.float32)
-
-        def place(name: str, array: np.ndarray) -> torch.Tensor:
-            dtype = convolution if name.endswith("weight") else torch.float32
-            return torch.from_numpy(array).to(where, dtype)
-
-        tensors = {name: place(name, array) for name, array in packed.items()}
-        tensors["head.bias"] = tensors["head.bias"].to(convolution)
-        self.spec, self.precision, self.where = spec, precision, where
-        self.weights = arrange(spec, tensors)
+        self.network, self.precision, self.where = network, precision, where
         if where.type == "cuda":
             self.device = f"{where} ({torch.cuda.get_device_name(where)})"
         else:
@@ -111,15 +153,12 @@ class EagerRenderer:
         """
         import torch
 
-        from crn_fast.kernels import reference
-
         if self.where.type == "cuda":
             torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
         try:
             with torch.inference_mode():
                 ids = torch.from_numpy(labels).to(self.where)
-                pictures = cascade.render(reference, self.spec, self.weights, ids)
-                array: np.ndarray = pictures.cpu().numpy()
+                array: np.ndarray = self.network(ids).cpu().numpy()
                 return array
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):

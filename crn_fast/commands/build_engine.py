@@ -24,7 +24,7 @@ Examples:
 )
 @click.option(
     "--backend",
-    type=click.Choice(["auto", "eager"]),
+    type=click.Choice(["auto", "native", "eager"]),
     default="auto",
     show_default=True,
     help="What the engine is for.",
@@ -51,7 +51,7 @@ def command(
     """Compile a checkpoint into an engine file."""
     from crn_fast import backends, models
     from crn_fast import checkpoint as checkpoints
-    from crn_fast.engine import build_engine, check_size
+    from crn_fast.engine import build_engine, buildable, check_size
 
     path = models.resolve(checkpoint)
     stem = path.resolve().name if kind_of(path) == "folder" else path.stem
@@ -60,11 +60,11 @@ def command(
         raise UsageError(f"-o {target}: an engine's name ends in .crn")
     check_writable(target, force)
     loaded = checkpoints.load(path)
-    check_size(loaded.source, loaded.spec, size)
+    spec = buildable(loaded)
+    check_size(loaded.source, spec, size)
     name, _, passed = backends.choose(backend)
     for reason in passed:
         say(f"passed over {reason}")
-    spec = loaded.spec
     say(
         f"{path}: {spec.size[0]}x{spec.size[1]}, {len(spec.stages)} stages, "
         f"{spec.parameters() / 1e6:.2f} million weights, {spec.flops() / 1e9:.1f} GFLOP a layout; "

@@ -13,6 +13,7 @@ from crn_fast.errors import BadInput
 from crn_fast.files import kind_of, require_file
 
 if TYPE_CHECKING:
+    from crn_fast.baselines.spec import BaselineSpec
     from crn_fast.palette import LabelSet
     from crn_fast.spec import CascadeSpec
 
@@ -47,7 +48,7 @@ def command(path: str, label_set: str, encoding: Any, unknown: Any, as_json: boo
     with file.open("rb") as stream:
         head = stream.read(16)
     if head.startswith(b"PK"):
-        facts, following = _checkpoint(file), "crn-fast build-engine"
+        facts, following = _checkpoint(file)
     elif head[8:9] == b"{":  # the length of a header, and the header: a safetensors file
         facts, following = _container(file)
     elif head.startswith(b"\x89PNG"):
@@ -71,7 +72,7 @@ def _container(file: Path) -> tuple[dict[str, Any], str]:
 
     if container.read_metadata(file).get("format") == engine.FORMAT:
         return _engine(file), "crn-fast render --layout LAYOUT.png -m"
-    return _checkpoint(file), "crn-fast build-engine"
+    return _checkpoint(file)
 
 
 def _engine(file: Path) -> dict[str, Any]:
@@ -94,12 +95,14 @@ def _engine(file: Path) -> dict[str, Any]:
     }
 
 
-def _checkpoint(file: Path) -> dict[str, Any]:
+def _checkpoint(file: Path) -> tuple[dict[str, Any], str]:
     from crn_fast import checkpoint
 
     loaded = checkpoint.load(file)
     dtypes = sorted({str(tensor.dtype) for tensor in loaded.tensors.values()})
-    return {
+    cascade = loaded.kind == checkpoint.KIND
+    following = "crn-fast build-engine" if cascade else "crn-fast render --layout LAYOUT.png -m"
+    facts = {
         "file": str(file),
         "kind": "checkpoint",
         **_network(loaded.spec, loaded.labels),
@@ -108,13 +111,20 @@ def _checkpoint(file: Path) -> dict[str, Any]:
         **_notes(loaded.notes),
         "checksums": "all match",
     }
+    return facts, following
 
 
-def _network(spec: CascadeSpec, labels: LabelSet) -> dict[str, Any]:
+def _network(spec: CascadeSpec | BaselineSpec, labels: LabelSet) -> dict[str, Any]:
+    from crn_fast.spec import CascadeSpec
+
+    if isinstance(spec, CascadeSpec):
+        stages = f"{len(spec.stages)} from {spec.base[0]}x{spec.base[1]}, {spec.upsampling}"
+        shape = {"stages": stages, "widths": " ".join(map(str, spec.widths))}
+    else:
+        shape = {"network": f"{spec.kind}, to compare with", "width": str(spec.width)}
     return {
         "picture": f"{spec.size[0]}x{spec.size[1]}, {spec.images} a layout",
-        "stages": f"{len(spec.stages)} from {spec.base[0]}x{spec.base[1]}, {spec.upsampling}",
-        "widths": " ".join(map(str, spec.widths)),
+        **shape,
         "weights": f"{spec.parameters():,}",
         "cost": f"{spec.flops() / 1e9:.1f} GFLOP a layout",
         "labels": f"{labels.name}, {labels.classes} classes",

@@ -101,6 +101,7 @@ def command(
     """
     from crn_fast import image, layout, models, palette
     from crn_fast.engine import Engine, check_size
+    from crn_fast.spec import CascadeSpec
 
     to_stdout = out == "-"
     if (source == "-" and sys.stdin is None) or (to_stdout and sys.stdout is None):
@@ -171,7 +172,8 @@ def command(
     for path in targets:
         emit(str(path))
     if click.get_current_context().info_name == "render":  # `demo`, which calls this, has its own
-        following = "render --layout ANOTHER.png -m" if ".crn" in engine.source else "build-engine"
+        built = engine.source.endswith(".crn") or not isinstance(engine.spec, CascadeSpec)
+        following = "render --layout ANOTHER.png -m" if built else "build-engine"
         say(f"next: crn-fast {following} {engine.source}")
 
 

@@ -27,7 +27,7 @@ Examples:
   crn-fast train DATA --set label_set=camvid --set network.classes=12 --set loss.weights=vgg.pth
   crn-fast train DATA -c my.toml --set training.batch=2 --out run --max-time 3600
   crn-fast train DATA -c my.toml --out run --resume
-  torchrun --nproc-per-node 2 -m crn_fast train DATA -c my.toml --out run
+  torchrun --standalone --nproc-per-node 2 -m crn_fast train DATA -c my.toml --out run
 
 Without -c, DATA holds photos/ and labels/, files paired by name. The weights of the feature network
 are yours to fetch: torchvision's vgg19 .pth, MatConvNet's imagenet-vgg-verydeep-19.mat, or a
@@ -136,8 +136,12 @@ def command(
             "with --resume goes on"
         )
     if first:
+        from crn_fast.training.plots import loss_curve
+
+        say(f"learning curve: {loss_curve(Path(out))}")
         emit(str(Path(out) / "ckpt.pt"))
-        say(f"next: crn-fast build-engine {Path(out) / 'ckpt.pt'}")
+        following = "render --layout LAYOUT.png -m" if recipe.baseline else "build-engine"
+        say(f"next: crn-fast {following} {Path(out) / 'ckpt.pt'}")
 
 
 def _check(trainer: Trainer) -> None:

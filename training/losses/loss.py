@@ -26,22 +26,24 @@ class Loss(nn.Module):
     """A loss of pictures against their photos. Its buffers (weights and means) are to be saved."""
 
     names: tuple[str, ...]
-    """Of the terms: 'input', then the feature network's layers."""
+    """Of the terms: 'input', the feature network's layers, and what a loss adds."""
     lambdas: Tensor
     mean: Tensor
     count: Tensor
 
-    def __init__(self, extractor: Extractor, lambdas: Sequence[float] = ()) -> None:
+    def __init__(
+        self, extractor: Extractor, lambdas: Sequence[float] = (), more: Sequence[str] = ()
+    ) -> None:
         """Take a frozen feature network, and the weights of the terms in the order of `names`.
 
-        Empty `lambdas` are all 1.
+        Empty `lambdas` are all 1. `more`: names of terms that are not the feature network's.
 
         Raises:
             BadInput: not one weight for each term, or one that is negative or not finite.
         """
         super().__init__()
         self.extractor = extractor
-        self.names = ("input", *extractor.layers)
+        self.names = ("input", *extractor.layers, *more)
         initial = list(lambdas) or [1.0] * len(self.names)
         if len(initial) != len(self.names):
             raise BadInput(
