@@ -17,7 +17,7 @@ TORCH_INDEX ?= $(shell [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/
 
 .PHONY: demo test ci-extra lint types package sanitize format clean
 
-demo: $(VENV)/has-train
+demo: $(VENV)/has-core  # Rendering on a CPU needs no torch.
 	$(BIN)/crn-fast demo
 
 test: $(VENV)/has-train,dev
@@ -50,7 +50,7 @@ sanitize: $(VENV)/has-train,dev
 	  --config-settings cmake.define.CRN_FAST_SANITIZE='$(SANITIZE)' .
 	LD_PRELOAD="$$(gcc -print-file-name=$(RUNTIME)) $$(gcc -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH='$(SITE)/site' $(BIN)/pytest -s \
-	  tests/ops/test_label_pyramid.py
+	  $(addprefix tests/ops/test_,$(addsuffix .py,label_pyramid refine conv head))
 
 format: $(VENV)/has-train,dev
 	$(BIN)/ruff check --fix
@@ -66,6 +66,10 @@ $(VENV)/has-build-tools: constraints.txt
 	touch $@
 
 # has-EXTRAS: the package with these extras, as an installed wheel that is no older than its sources.
+$(VENV)/has-core: $(VENV)/has-build-tools $(SOURCES)
+	$(PIP) install -q --no-build-isolation -c constraints.txt .
+	touch '$@'
+
 $(VENV)/has-%: $(VENV)/has-build-tools $(SOURCES)
 	$(PIP) install -q --no-build-isolation -c constraints.txt \
 	  $(addprefix --extra-index-url ,$(TORCH_INDEX)) '.[$*]'

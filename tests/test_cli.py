@@ -63,7 +63,7 @@ def test_train_build_render_are_one_way(files: Run) -> None:
     assert code == 0
     result = json.loads(out)
     assert result["pictures"] == ["layout.render_0.png", "layout.render_1.png"]
-    assert (result["backend"], result["precision"]) == ("eager", "fp32")
+    assert (result["backend"], result["precision"]) == ("native", "fp32")
     pictures = [image.read(path) for path in result["pictures"]]
     from crn_fast.engine import Engine
 

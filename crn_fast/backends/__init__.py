@@ -6,6 +6,8 @@ it is chosen or asked whether it can run.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Protocol, cast
@@ -15,8 +17,8 @@ import numpy as np
 from crn_fast.errors import Unavailable, UsageError
 from crn_fast.spec import CascadeSpec
 
-NAMES = ("eager",)
-"""In order of preference, best first."""
+NAMES = ("native", "eager")
+"""In order of preference on a CPU, best first; the other way round where torch sees a GPU."""
 
 
 class Renderer(Protocol):
@@ -77,10 +79,22 @@ def choose(name: str = "auto") -> tuple[str, Backend, list[str]]:
         Unavailable: it, or every one, cannot run here; the message says what is missing.
     """
     passed: list[str] = []
-    for candidate in NAMES if name == "auto" else (name,):
+    candidates = (name,) if name != "auto" else NAMES[::-1] if sees_gpu() else NAMES
+    for candidate in candidates:
         backend = get(candidate)
         reason = backend.available()
         if reason is None:
             return candidate, backend, passed
         passed.append(f"{candidate}: {reason}")
     raise Unavailable(f"no backend can run here: {'; '.join(passed)}")
+
+
+def sees_gpu() -> bool:
+    """Whether torch sees a GPU. Torch is imported only where there is a driver for one."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        import torch
+    except (ImportError, OSError):
+        return False
+    # An empty folder called torch imports as a package, too.
+    return hasattr(torch, "cuda") and torch.cuda.is_available()

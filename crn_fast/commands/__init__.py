@@ -66,7 +66,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--backend",
-            type=click.Choice(["auto", "eager"]),
+            type=click.Choice(["auto", "native", "eager"]),
             default="auto",
             show_default=True,
             help="What runs the network.",

@@ -70,7 +70,7 @@ def _gpu() -> str:
 def _compiled() -> str:
     from crn_fast.kernels import cpu
 
-    return cpu.available() or "ready"
+    return cpu.available() or f"ready: {', '.join(cpu.instruction_sets())}"
 
 
 def _backends() -> dict[str, Any]:

@@ -2,11 +2,19 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "convolution.h"
+#include "head.h"
+#include "kernels.h"
 #include "label_pyramid.h"
 
 namespace nb = nanobind;
@@ -27,51 +35,104 @@ std::string sizes(const std::vector<std::size_t>& values) {
   return "[" + list + "]";
 }
 
-std::size_t in_range(const char* name, std::int64_t value, std::size_t low, std::size_t high) {
+std::size_t in_range(const char* op, const char* name, std::int64_t value, std::size_t low,
+                     std::size_t high) {
   if (value < static_cast<std::int64_t>(low) || value > static_cast<std::int64_t>(high)) {
-    fail(std::string("label_pyramid: ") + name + " is " + std::to_string(value) + "; expected " +
+    fail(std::string(op) + ": " + name + " is " + std::to_string(value) + "; expected " +
          std::to_string(low) + " to " + std::to_string(high));
   }
   return static_cast<std::size_t>(value);
 }
 
-// The label map as an array whose memory is known to be [N, H, W] uint8 in C order.
-Array label_map(nb::handle labels) {
-  if (!nb::hasattr(labels, "dtype") || !nb::hasattr(labels, "shape")) {
-    fail("label_pyramid: labels is a " + text(labels.type()) +
-         "; expected a numpy array, uint8 [N, H, W]");
+constexpr std::size_t kAny = 0;  // a side that may have any length of at least 1
+constexpr std::size_t kMaxThreads = 65536;
+
+// An array whose memory is known to be of the dtype and shape, in C order.
+//
+// names     of the sides, for messages: "[N, H, W]"
+// shape     of each side, the length it must have, or kAny
+template <class T>
+Array checked(const char* op, const char* name, nb::handle value, const char* names,
+              const std::vector<std::size_t>& shape, bool may_be_empty = false) {
+  const std::string what = std::string(op) + ": " + name;
+  const std::string dtype = nb::dtype<T>() == nb::dtype<float>() ? "float32" : "uint8";
+  if (!nb::hasattr(value, "dtype") || !nb::hasattr(value, "shape")) {
+    fail(what + " is a " + text(value.type()) + "; expected a numpy array, " + dtype + " " + names);
   }
   Array array;
-  if (!nb::try_cast(nb::borrow(labels), array, false) ||
-      array.dtype() != nb::dtype<std::uint8_t>()) {
-    fail("label_pyramid: labels has dtype " + text(labels.attr("dtype")) + "; expected uint8");
+  if (!nb::try_cast(nb::borrow(value), array, false) || array.dtype() != nb::dtype<T>()) {
+    fail(what + " has dtype " + text(value.attr("dtype")) + "; expected " + dtype);
   }
-  if (array.ndim() != 3 || array.size() == 0) {
-    fail("label_pyramid: labels has shape " + text(labels.attr("shape")) +
-         "; expected [N, H, W], each at least 1");
+  bool fits = array.ndim() == shape.size() && (may_be_empty || array.size() > 0);
+  std::string lengths;
+  for (std::size_t axis = 0; axis < shape.size(); ++axis) {
+    fits = fits && (shape[axis] == kAny || array.shape(axis) == shape[axis]);
+    lengths += (axis ? ", " : "") + (shape[axis] ? std::to_string(shape[axis]) : "any");
+  }
+  if (!fits) {
+    const bool fixed = std::any_of(shape.begin(), shape.end(), [](auto n) { return n != kAny; });
+    fail(what + " has shape " + text(value.attr("shape")) + "; expected " + names +
+         (fixed ? " = [" + lengths + "]" : "") + ", each at least 1");
   }
   std::int64_t stride = 1;
-  for (std::size_t axis = 3; axis-- > 0; stride *= static_cast<std::int64_t>(array.shape(axis))) {
+  for (std::size_t axis = array.ndim(); array.size() > 0 && axis-- > 0;) {
     if (array.shape(axis) > 1 && array.stride(axis) != stride) {
-      fail("label_pyramid: labels has a stride of " + std::to_string(array.stride(axis)) +
-           " on axis " + std::to_string(axis) + "; expected " + std::to_string(stride) +
+      fail(what + " has a stride of " + std::to_string(array.stride(axis)) + " on axis " +
+           std::to_string(axis) + "; expected " + std::to_string(stride) +
            " (C order: numpy.ascontiguousarray)");
     }
+    stride *= static_cast<std::int64_t>(array.shape(axis));
   }
   return array;
 }
 
+const float* floats(const Array& array) { return static_cast<const float*>(array.data()); }
+
+// A new numpy array; numpy raises MemoryError, with the size, where there is no room.
+template <class T>
+nb::object empty(const nb::tuple& shape, T** data) {
+  const char* dtype = nb::dtype<T>() == nb::dtype<float>() ? "float32" : "uint8";
+  nb::object array = nb::module_::import_("numpy").attr("empty")(shape, dtype);
+  *data = nb::cast<nb::ndarray<T, nb::c_contig, nb::device::cpu>>(array).data();
+  return array;
+}
+
+// Ids of a label map [N, H, W], each of which must be below `classes`.
+void check_ids(const char* op, const Array& labels, std::size_t classes) {
+  const auto* ids = static_cast<const std::uint8_t*>(labels.data());
+  std::size_t invalid;
+  {
+    nb::gil_scoped_release release;
+    invalid = crn::first_invalid_id(ids, labels.size(), classes);
+  }
+  if (invalid == labels.size()) return;
+  const std::size_t height = labels.shape(1), width = labels.shape(2), row = invalid / width;
+  fail(std::string(op) + ": label " + std::to_string(ids[invalid]) + " at " +
+       sizes({row / height, row % height, invalid % width}) +
+       " (image, row, column); expected ids below " + std::to_string(classes));
+}
+
+const crn::Kernels& kernels_of(const char* op, const std::string& isa) {
+  const crn::Kernels* found = crn::find_kernels(isa);
+  if (!found) {
+    fail(std::string(op) + ": isa is '" + isa + "'; expected one that this CPU runs, of " +
+         text(nb::cast(crn::kernel_names())));
+  }
+  return *found;
+}
+
 nb::list label_pyramid(nb::handle labels, std::int64_t classes, std::int64_t levels,
                        std::int64_t threads) {
-  const Array array = label_map(labels);
+  const char* op = "label_pyramid";
+  const Array array = checked<std::uint8_t>(op, "labels", labels, "[N, H, W]", {kAny, kAny, kAny});
   const crn::PyramidShape shape{
       array.shape(0),
       array.shape(1),
       array.shape(2),
-      in_range("classes", classes, 1, crn::kMaxClasses),
-      in_range("levels", levels, 0, crn::kMaxLevels),
+      in_range(op, "classes", classes, 1, crn::kMaxClasses),
+      in_range(op, "levels", levels, 0, crn::kMaxLevels),
   };
-  const std::size_t workers = in_range("threads", threads, 0, 65536);
+  const std::size_t workers = in_range(op, "threads", threads, 0, kMaxThreads);
   const std::size_t block = std::size_t{1} << shape.levels;
   if (shape.height % block != 0 || shape.width % block != 0) {
     fail("label_pyramid: labels is " + std::to_string(shape.height) + " x " +
@@ -79,27 +140,14 @@ nb::list label_pyramid(nb::handle labels, std::int64_t classes, std::int64_t lev
          " for " + std::to_string(shape.levels) + " levels");
   }
 
+  check_ids(op, array, shape.classes);
   const auto* ids = static_cast<const std::uint8_t*>(array.data());
-  std::size_t invalid;
-  {
-    nb::gil_scoped_release release;
-    invalid = crn::first_invalid_id(ids, array.size(), shape.classes);
-  }
-  if (invalid != array.size()) {
-    const std::size_t row = invalid / shape.width;
-    fail("label_pyramid: label " + std::to_string(ids[invalid]) + " at " +
-         sizes({row / shape.height, row % shape.height, invalid % shape.width}) +
-         " (image, row, column); expected ids below " + std::to_string(shape.classes));
-  }
-
-  const nb::object empty = nb::module_::import_("numpy").attr("empty");
   nb::list coarse_to_fine;
   std::vector<float*> maps(shape.levels);
   for (std::size_t level = shape.levels; level >= 1; --level) {
-    const nb::object map = empty(
+    const nb::object map = empty<float>(
         nb::make_tuple(shape.batch, shape.classes, shape.height >> level, shape.width >> level),
-        "float32");
-    maps[level - 1] = nb::cast<nb::ndarray<float, nb::c_contig, nb::device::cpu>>(map).data();
+        &maps[level - 1]);
     coarse_to_fine.append(map);
   }
   {
@@ -109,9 +157,156 @@ nb::list label_pyramid(nb::handle labels, std::int64_t classes, std::int64_t lev
   return coarse_to_fine;
 }
 
+// refine (`upsampling` is a method) and conv (`upsampling` is None).
+nb::tuple convolve(nb::handle raw, nb::handle scale, nb::handle shift, nb::handle layout,
+                   nb::handle weight, nb::handle table, nb::handle gamma, nb::handle beta,
+                   std::optional<std::string> upsampling, std::int64_t threads,
+                   const std::string& isa) {
+  const char* op = upsampling ? "refine" : "conv";
+  const crn::Kernels& kernels = kernels_of(op, isa);
+  const std::size_t workers = in_range(op, "threads", threads, 0, kMaxThreads);
+  if (upsampling && *upsampling != "align_corners" && *upsampling != "half_pixel") {
+    fail("refine: upsampling is '" + *upsampling + "'; expected align_corners or half_pixel");
+  }
+  crn::Convolution c{};
+  Array raw_array, scale_array, shift_array, layout_array, table_array;
+  if (!raw.is_none()) {
+    raw_array = checked<float>(op, "raw", raw, "[N, H, W, C]", {kAny, kAny, kAny, kAny});
+    c.batch = raw_array.shape(0);
+    c.source_height = raw_array.shape(1);
+    c.source_width = raw_array.shape(2);
+    c.features = raw_array.shape(3);
+    if (c.features % crn::kPanel != 0) {
+      fail(std::string(op) + ": raw has " + std::to_string(c.features) +
+           " channels; expected a multiple of 16 (zeros in the padding)");
+    }
+    scale_array = checked<float>(op, "scale", scale, "[N, C]", {c.batch, c.features});
+    shift_array = checked<float>(op, "shift", shift, "[N, C]", {c.batch, c.features});
+    c.raw = floats(raw_array);
+    c.scale = floats(scale_array);
+    c.shift = floats(shift_array);
+    c.height = c.source_height;
+    c.width = c.source_width;
+  }
+  const Array gamma_array = checked<float>(op, "gamma", gamma, "[C_out]", {kAny});
+  c.outputs = gamma_array.shape(0);
+  const Array beta_array = checked<float>(op, "beta", beta, "[C_out]", {c.outputs});
+  c.padded = crn::round_up(c.outputs, crn::kPanel);
+  c.gamma = floats(gamma_array);
+  c.beta = floats(beta_array);
+  if (upsampling) {
+    const bool aligned = *upsampling == "align_corners";
+    c.upsampling = aligned ? crn::Upsampling::kAlignCorners : crn::Upsampling::kHalfPixel;
+    const std::size_t batch = c.raw ? c.batch : kAny;
+    const std::size_t height = c.raw ? 2 * c.height : kAny, width = c.raw ? 2 * c.width : kAny;
+    const bool ids = nb::hasattr(layout, "dtype") && text(layout.attr("dtype")) == "uint8";
+    if (ids) {
+      table_array = checked<float>(op, "table", table, "[10, classes, C]", {10, kAny, c.padded});
+      c.classes = in_range(op, "classes", static_cast<std::int64_t>(table_array.shape(1)), 1,
+                           crn::kMaxClasses);
+      c.table = floats(table_array);
+      layout_array =
+          checked<std::uint8_t>(op, "layout", layout, "[N, H, W]", {batch, height, width});
+      check_ids(op, layout_array, c.classes);
+      c.ids = static_cast<const std::uint8_t*>(layout_array.data());
+    } else {
+      layout_array =
+          checked<float>(op, "layout", layout, "[N, classes, H, W]", {batch, kAny, height, width});
+      c.classes = layout_array.shape(1);
+      c.soft = floats(layout_array);
+    }
+    c.batch = layout_array.shape(0);
+    c.height = layout_array.shape(layout_array.ndim() - 2);
+    c.width = layout_array.shape(layout_array.ndim() - 1);
+  }
+  c.inputs = c.features + (c.soft ? c.classes : 0);
+  const Array weight_array =
+      checked<float>(op, "weight", weight, "[C_out / 16, positions, C_in, 16]",
+                     {c.padded / crn::kPanel, kAny, c.inputs, crn::kPanel}, c.inputs == 0);
+  c.positions = weight_array.shape(1);
+  if (c.positions != 9 && c.positions != 36 && c.positions != 64) {
+    fail(std::string(op) + ": weight has " + std::to_string(c.positions) +
+         " positions; expected 9 (direct), 36 (F4x4) or 64 (F6x6)");
+  }
+  c.weights = floats(weight_array);
+
+  const nb::tuple pending = nb::make_tuple(c.batch, c.padded);
+  const nb::object out = empty(nb::make_tuple(c.batch, c.height, c.width, c.padded), &c.out);
+  const nb::object out_scale = empty(pending, &c.out_scale);
+  const nb::object out_shift = empty(pending, &c.out_shift);
+  {
+    nb::gil_scoped_release release;
+    crn::convolve(c, kernels, workers);
+  }
+  return nb::make_tuple(out, out_scale, out_shift);
+}
+
+nb::object head(nb::handle raw, nb::handle scale, nb::handle shift, nb::handle weight,
+                nb::handle bias, std::int64_t threads, const std::string& isa) {
+  const char* op = "head";
+  const crn::Kernels& kernels = kernels_of(op, isa);
+  const std::size_t workers = in_range(op, "threads", threads, 0, kMaxThreads);
+  const Array raw_array = checked<float>(op, "raw", raw, "[N, H, W, C]", {kAny, kAny, kAny, kAny});
+  crn::Head h{};
+  h.batch = raw_array.shape(0);
+  h.height = raw_array.shape(1);
+  h.width = raw_array.shape(2);
+  h.features = raw_array.shape(3);
+  if (h.features % crn::kPanel != 0) {
+    fail("head: raw has " + std::to_string(h.features) +
+         " channels; expected a multiple of 16 (zeros in the padding)");
+  }
+  const Array scale_array = checked<float>(op, "scale", scale, "[N, C]", {h.batch, h.features});
+  const Array shift_array = checked<float>(op, "shift", shift, "[N, C]", {h.batch, h.features});
+  const Array bias_array = checked<float>(op, "bias", bias, "[3K]", {kAny});
+  if (bias_array.size() % 3 != 0) {
+    fail("head: bias has " + std::to_string(bias_array.size()) +
+         " values; expected three an image");
+  }
+  h.images = bias_array.size() / 3;
+  const Array weight_array = checked<float>(
+      op, "weight", weight, "[3K / 16, C, 16]",
+      {crn::round_up(bias_array.size(), crn::kPanel) / crn::kPanel, h.features, crn::kPanel});
+  h.raw = floats(raw_array);
+  h.scale = floats(scale_array);
+  h.shift = floats(shift_array);
+  h.weights = floats(weight_array);
+  h.bias = floats(bias_array);
+  const nb::object rgb = empty(nb::make_tuple(h.batch, h.images, h.height, h.width, 3), &h.out);
+  {
+    nb::gil_scoped_release release;
+    crn::head(h, kernels, workers);
+  }
+  return rgb;
+}
+
+nb::object to_uint8(nb::handle rgb, std::int64_t threads) {
+  const char* op = "to_uint8";
+  const std::size_t workers = in_range(op, "threads", threads, 0, kMaxThreads);
+  const Array array =
+      checked<float>(op, "rgb", rgb, "[N, K, H, W, 3]", {kAny, kAny, kAny, kAny, 3});
+  std::uint8_t* out;
+  const nb::object pictures = empty(nb::make_tuple(array.shape(0), array.shape(1), array.shape(2),
+                                                   array.shape(3), array.shape(4)),
+                                    &out);
+  {
+    nb::gil_scoped_release release;
+    crn::to_uint8(floats(array), array.size(), workers, out);
+  }
+  return pictures;
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
   module.def("label_pyramid", &label_pyramid, nb::arg("labels").none(), nb::arg("classes"),
              nb::arg("levels"), nb::arg("threads"));
+  module.def("convolve", &convolve, nb::arg("raw").none(), nb::arg("scale").none(),
+             nb::arg("shift").none(), nb::arg("layout").none(), nb::arg("weight").none(),
+             nb::arg("table").none(), nb::arg("gamma").none(), nb::arg("beta").none(),
+             nb::arg("upsampling").none(), nb::arg("threads"), nb::arg("isa"));
+  module.def("head", &head, nb::arg("raw").none(), nb::arg("scale").none(), nb::arg("shift").none(),
+             nb::arg("weight").none(), nb::arg("bias").none(), nb::arg("threads"), nb::arg("isa"));
+  module.def("to_uint8", &to_uint8, nb::arg("rgb").none(), nb::arg("threads"));
+  module.def("instruction_sets", &crn::kernel_names);
 }

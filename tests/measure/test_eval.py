@@ -108,7 +108,7 @@ def test_every_measure_is_there_with_its_circumstances(run: Run) -> None:
         assert math.isfinite(row["model"]) and math.isfinite(row["baseline"])
     assert rows["fidelity mIoU"]["photos"] is not None and rows["SSIM"]["photos"] is None
     assert (facts["pairs"], facts["pictures"], facts["size"]) == (4, 8, [32, 64])
-    assert (facts["backend"], facts["precision"]) == ("eager", "fp32")
+    assert (facts["backend"], facts["precision"]) == ("native", "fp32")
     for name, path in (
         ("features", "vgg.pth"),
         ("fid", "inception.pt"),
@@ -160,7 +160,7 @@ def test_the_table_is_for_people(run: Run) -> None:
         assert part in out
     assert "fid left out: it needs --fid-network" in err
     assert "fidelity left out: it needs --segmenter" in err
-    assert "eager, fp32 on" in err
+    assert "native, fp32 on" in err
 
 
 def test_one_pair_is_too_few_for_fid(run: Run) -> None:
