@@ -80,9 +80,7 @@ def load(path: str | Path) -> Checkpoint:
         path = path / "ckpt.pt"
     require_file(path, "a checkpoint (.pt or .safetensors), or a run folder with a ckpt.pt")
     if zipfile.is_zipfile(path):
-        state = load_training(path)
-        tensors = {name: tensor.detach().numpy() for name, tensor in state["model"].items()}
-        return _checkpoint(path, state, tensors)
+        return of_training(path, load_training(path))
     if path.suffix == ".pt":
         raise BadInput(
             f"{path}: not a checkpoint: a .pt file is a zip archive, and this is none; "
@@ -149,6 +147,12 @@ def load_training(path: str | Path) -> dict[str, Any]:
                 f"{path}: its model's {str(name)[:80]!r} is no float32 or float16 tensor"
             )
     return state
+
+
+def of_training(path: Path, state: Mapping[str, Any]) -> Checkpoint:
+    """The network in what `load_training` gave; raises as `load`."""
+    tensors = {name: tensor.detach().numpy() for name, tensor in state["model"].items()}
+    return _checkpoint(path, state, tensors)
 
 
 def _checkpoint(path: Path, fields: Mapping[str, Any], tensors: Mapping[str, Any]) -> Checkpoint:

@@ -22,8 +22,9 @@ from typing import IO, Any
 import torch
 
 from crn_fast import checkpoint
+from crn_fast.checkpoint import Checkpoint
 from crn_fast.errors import BadInput, ResourceError, Unavailable
-from crn_fast.files import make_folder, write_whole
+from crn_fast.files import make_folder, require_file, write_whole
 
 NEWEST = "ckpt.pt"
 
@@ -70,8 +71,8 @@ class RunFolder:
         for old in self._numbered()[keep:]:
             old.unlink(missing_ok=True)
 
-    def load(self) -> tuple[dict[str, Any], Path, list[str]]:
-        """The newest checkpoint that is sound: its state, its file, and what was passed over.
+    def load(self) -> tuple[dict[str, Any], Checkpoint, list[str]]:
+        """The newest checkpoint that is sound: its state, its network, and what was passed over.
 
         Raises:
             BadInput: there is none.
@@ -79,8 +80,9 @@ class RunFolder:
         passed: list[str] = []
         for path in (self.newest, *self._numbered()):
             try:
-                checkpoint.load(path)
-                return checkpoint.load_training(path), path, passed
+                require_file(path, "a checkpoint")
+                state = checkpoint.load_training(path)
+                return state, checkpoint.of_training(path, state), passed
             except BadInput as error:
                 passed.append(str(error))
         raise BadInput(

@@ -213,11 +213,11 @@ class Trainer:
         self.processes.close()
 
     def _resume(self, warn: Callable[[str], None]) -> None:
-        state, path, passed = self.folder.load()
+        state, found, passed = self.folder.load()
         for line in passed:
             warn(f"passed over {line}")
-        found = checkpoint.load(path)
-        self._compare(Recipe.from_dict(json.loads(state["recipe"]), str(path)), found, path)
+        path = found.source
+        self._compare(Recipe.from_dict(json.loads(state["recipe"]), path), found)
         try:
             self.model.load_state_dict(state["raw"] or state["model"])
             if self.ema:
@@ -231,8 +231,9 @@ class Trainer:
             raise BadInput(f"{path}: cannot be resumed ({error})") from None
         self.notes = {**found.notes, **self.notes}
 
-    def _compare(self, before: Recipe, found: Checkpoint, path: Path) -> None:
+    def _compare(self, before: Recipe, found: Checkpoint) -> None:
         """Mismatch unless a run may go on with this recipe."""
+        path = found.source
         free = {name: getattr(before.training, name) for name in MAY_CHANGE}
         now = replace(self.recipe, training=replace(self.recipe.training, **free))
         if found.labels.names != self.labels.names:

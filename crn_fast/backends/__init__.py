@@ -15,10 +15,14 @@ from typing import Protocol, cast
 import numpy as np
 
 from crn_fast.errors import Unavailable, UsageError
+from crn_fast.kernels.cpu.threads import usable_cpus
 from crn_fast.spec import CascadeSpec
 
 NAMES = ("native", "eager")
 """In order of preference on a CPU, best first; the other way round where torch sees a GPU."""
+
+MAX_THREADS = 1024
+"""More than this crashes some thread pools; no machine gains by it."""
 
 
 class Renderer(Protocol):
@@ -87,6 +91,17 @@ def choose(name: str = "auto") -> tuple[str, Backend, list[str]]:
             return candidate, backend, passed
         passed.append(f"{candidate}: {reason}")
     raise Unavailable(f"no backend can run here: {'; '.join(passed)}")
+
+
+def thread_count(asked: int | None) -> int:
+    """CPU threads to use: those asked for, else as many as the process may use.
+
+    Raises:
+        UsageError: out of range.
+    """
+    if asked is not None and not 1 <= asked <= MAX_THREADS:
+        raise UsageError(f"--threads is {asked}; expected 1 to {MAX_THREADS}")
+    return asked or usable_cpus()
 
 
 def sees_gpu() -> bool:

@@ -13,18 +13,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crn_fast import cascade
+from crn_fast.backends import thread_count
 from crn_fast.baselines.spec import BaselineSpec
 from crn_fast.errors import ResourceError, Unavailable, UsageError
 from crn_fast.extras import out_of_memory, why_no_torch
-from crn_fast.kernels.cpu.threads import usable_cpus
 from crn_fast.spec import CascadeSpec
 from crn_fast.weights import arrange, check_tensors
 
 if TYPE_CHECKING:
     import torch
 
-MAX_THREADS = 1024
-"""More than this crashes some thread pools; no machine gains by it."""
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 
@@ -117,9 +115,7 @@ def _choose(precision: str, device: int | None, threads: int | None) -> tuple[st
         raise UsageError(f"eager: precision is {precision!r}; expected {', '.join(PRECISIONS)}")
     if not gpus and precision != "fp32":
         raise Unavailable(f"eager: {precision} needs an NVIDIA GPU; on the CPU it runs fp32")
-    if threads is not None and not 1 <= threads <= MAX_THREADS:
-        raise UsageError(f"--threads is {threads}; expected 1 to {MAX_THREADS}")
-    torch.set_num_threads(threads or usable_cpus())
+    torch.set_num_threads(thread_count(threads))
     return precision, where
 
 

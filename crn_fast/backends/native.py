@@ -20,15 +20,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from crn_fast import cascade
+from crn_fast.backends import thread_count
 from crn_fast.cascade import ConvWeights, HeadWeights
 from crn_fast.errors import BadInput, ResourceError, Unavailable, UsageError
 from crn_fast.kernels import cpu
 from crn_fast.kernels.cpu.packing import TRANSFORMS, Packed, pack_convolution, pack_head, padded
-from crn_fast.kernels.cpu.threads import usable_cpus
 from crn_fast.spec import CascadeSpec, StageSpec
 from crn_fast.weights import arrange
 
-MAX_THREADS = 1024
 PRECISIONS = ("fp32",)
 TILE_VARIABLE = "CRN_FAST_TILE"
 """Environment variable that forces the side of the tiles when weights are packed: 1, 4 or 6."""
@@ -135,15 +134,13 @@ def load(
         )
     if precision not in ("auto", *PRECISIONS):
         raise UsageError(f"native: precision is {precision!r}; expected {', '.join(PRECISIONS)}")
-    if threads is not None and not 1 <= threads <= MAX_THREADS:
-        raise UsageError(f"--threads is {threads}; expected 1 to {MAX_THREADS}")
     usable = cpu.instruction_sets()
     isa = os.environ.get(cpu.ISA_VARIABLE) or usable[0]
     if isa not in usable:
         raise UsageError(
             f"{cpu.ISA_VARIABLE} is {isa!r}; expected one that this CPU runs: {', '.join(usable)}"
         )
-    return NativeRenderer(spec, packed, threads or usable_cpus(), isa)
+    return NativeRenderer(spec, packed, thread_count(threads), isa)
 
 
 class NativeOps:

@@ -50,30 +50,32 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return encoding(unknown(command))
 
 
+def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that decide what a network is compiled for."""
+    precision = click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "tf32", "bf16", "fp16"]),
+        default="auto",
+        show_default=True,
+        help="Number format of the convolutions; auto: fp16 on a GPU, fp32 on a CPU.",
+    )
+    backend = click.option(
+        "--backend",
+        type=click.Choice(["auto", "native", "eager"]),
+        default="auto",
+        show_default=True,
+        help="What runs the network.",
+    )
+    return backend(precision(command))
+
+
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that decide what runs a network, shared by every command that renders."""
-    for option in (
-        click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads."),
-        click.option(
-            "--device", type=click.IntRange(min=0), metavar="N", help="Number of the GPU."
-        ),
-        click.option(
-            "--precision",
-            type=click.Choice(["auto", "fp32", "tf32", "bf16", "fp16"]),
-            default="auto",
-            show_default=True,
-            help="Number format of the convolutions.",
-        ),
-        click.option(
-            "--backend",
-            type=click.Choice(["auto", "native", "eager"]),
-            default="auto",
-            show_default=True,
-            help="What runs the network.",
-        ),
-    ):
-        command = option(command)
-    return command
+    threads = click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads.")
+    device = click.option(
+        "--device", type=click.IntRange(min=0), metavar="N", help="Number of the GPU."
+    )
+    return backend_options(device(threads(command)))
 
 
 def say(message: str) -> None:

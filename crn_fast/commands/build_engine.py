@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from crn_fast.commands import Size, check_writable, emit, say
+from crn_fast.commands import Size, backend_options, check_writable, emit, say
 from crn_fast.errors import UsageError
 from crn_fast.files import kind_of
 
@@ -22,20 +22,7 @@ Examples:
 @click.option(
     "-o", "--out", metavar="PATH", help="Engine to write. Default: CKPT's stem + .crn here."
 )
-@click.option(
-    "--backend",
-    type=click.Choice(["auto", "native", "eager"]),
-    default="auto",
-    show_default=True,
-    help="What the engine is for.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "tf32", "bf16", "fp16"]),
-    default="auto",
-    show_default=True,
-    help="Number format; auto: fp16 on a GPU, fp32 on a CPU.",
-)
+@backend_options
 @click.option("--size", type=Size(), help="Expected picture size; the network's own, or exit 4.")
 @click.option("--force", is_flag=True, help="Replace an engine that exists.")
 @click.option("--dry-run", is_flag=True, help="Check everything, write nothing.")
@@ -71,7 +58,7 @@ def command(
         f"backend {name}, precision {precision}"
     )
     if dry_run:
-        say(f"would write {target}, about {spec.bytes() / 1e6:.1f} MB")
+        say(f"would write {target}: {spec.bytes() / 1e6:.1f} MB of weights before they are packed")
         return
     build_engine(loaded, target, backend=name, precision=precision, size=size)
     emit(str(target))
