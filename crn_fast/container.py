@@ -3,57 +3,134 @@
 It is a safetensors file. Its metadata carries a SHA-256 of each tensor (bytes, dtype and shape)
 and one of the metadata itself, since safetensors alone accepts flipped bits without a word. What
 the tensors and the metadata mean is the business of `checkpoint` and `engine`.
+
+Reading maps the file: its pages come into memory when they are used, are shared between processes
+and can be given back (`release`). Writing is our own, for the library's would hold a second copy of
+gigabytes, and would not begin tensors at cache lines, which the native kernels read them by.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import mmap
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
 from crn_fast.errors import BadInput
 from crn_fast.files import require_file, write_whole
+from crn_fast.kernels.cpu.threads import usable_cpus
+
+LINE = 64
+"""Bytes of a cache line."""
+DTYPES = {"U8": np.dtype("u1"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+"""Names in the file -> dtypes: all that this project stores."""
 
 
-def write(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+def write(
+    path: str | Path,
+    tensors: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str],
+    sign: Callable[[Mapping[str, str]], Mapping[str, str]] | None = None,
+) -> None:
     """Write tensors and metadata with their hashes; the file appears whole or not at all.
+
+    Args:
+        path: the file.
+        tensors: uint8, float16 or float32. Those of whole cache lines come first, so that each of
+            them begins at one.
+        metadata: text by name.
+        sign: given the metadata with the tensors' hashes, gives it with a signature.
 
     Raises:
         ResourceError: the file cannot be written.
     """
-    from safetensors.numpy import save
-
-    arrays = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    hashes = json.dumps({name: tensor_sha256(array) for name, array in arrays.items()})
+    arrays = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
+    arrays = dict(sorted(arrays.items(), key=lambda item: item[1].nbytes % LINE != 0))
+    hashes = json.dumps(dict(zip(arrays, _sha256s(list(arrays.values())), strict=True)))
     sealed = {**metadata, "tensors_sha256": hashes}
+    if sign:
+        sealed = {**sign(sealed)}
     sealed["metadata_sha256"] = metadata_sha256(sealed)
-    blob = save(arrays, sealed)
-    write_whole(path, lambda stream: stream.write(blob))
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": sealed}
+    end = 0
+    for name, array in arrays.items():
+        start, end = end, end + array.nbytes
+        header[name] = {
+            "dtype": names[array.dtype],
+            "shape": array.shape,
+            "data_offsets": (start, end),
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % LINE)
+
+    def save(stream: IO[bytes]) -> None:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for array in arrays.values():
+            stream.write(array.reshape(-1).view(np.uint8).data)
+
+    write_whole(path, save)
 
 
 def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read and verify what `write` wrote.
+    """Map and verify what `write` wrote.
+
+    The arrays are mapped from the file, copied where they are written to. The file may be replaced
+    or deleted meanwhile, as `write` does, but not written into.
 
     Raises:
         BadInput: missing, not a safetensors file, truncated, or any hash differs; the message
             names the tensor.
     """
     metadata = read_metadata(path)
-    from safetensors import SafetensorError, safe_open
-
     hashes = json_table(metadata.get("tensors_sha256", ""), f"{path}: tensors_sha256")
     try:
-        with safe_open(path, "np") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        tensors = _map(path)
+    except (OSError, TypeError, KeyError, ValueError) as error:
         raise BadInput(f"{path}: damaged ({error}); get the file again") from None
-    for name in sorted(hashes.keys() | tensors.keys()):
-        if name not in tensors or tensor_sha256(tensors[name]) != hashes.get(name):
+    found = dict(zip(tensors, _sha256s(list(tensors.values())), strict=True))
+    for name in sorted(hashes.keys() | found.keys()):
+        if name not in found or found[name] != hashes.get(name):
             raise BadInput(f"{path}: tensor {name} is damaged (its SHA-256 differs); get it again")
     return tensors, metadata
+
+
+def _map(path: str | Path) -> dict[str, np.ndarray]:
+    """The tensors of a file whose header the safetensors library has found in order."""
+    with open(path, "rb") as file:
+        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    first = 8 + int.from_bytes(pages[:8], "little")
+    header = json.loads(pages[8:first])
+    header.pop("__metadata__", None)
+    return {
+        name: np.ndarray(
+            entry["shape"], DTYPES[entry["dtype"]], pages, first + entry["data_offsets"][0]
+        )
+        for name, entry in header.items()
+    }
+
+
+def release(array: np.ndarray) -> None:
+    """Give the memory of a mapped array back, where the system can; it is read again when used.
+
+    An array that is not mapped from a file keeps its memory. What was written to one that is, is
+    lost.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if not isinstance(base, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    start = array.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
+    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = (start + array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
+    if length > 0:
+        base.madvise(mmap.MADV_DONTNEED, first, length)
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -93,6 +170,18 @@ def json_table(text: str, source: str) -> dict[str, str]:
     if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):
         raise BadInput(f"{source}: expected a JSON object of text values; the file is damaged")
     return table
+
+
+def _sha256s(arrays: list[np.ndarray]) -> list[str]:
+    """`tensor_sha256` of each, on all CPUs. A large file would fill the memory: pages go back."""
+
+    def hashed(array: np.ndarray) -> str:
+        found = tensor_sha256(array)
+        release(array)
+        return found
+
+    with ThreadPoolExecutor(usable_cpus()) as pool:
+        return list(pool.map(hashed, arrays))
 
 
 def tensor_sha256(array: np.ndarray) -> str:

@@ -33,6 +33,55 @@ def test_round_trip(file: Path) -> None:
     assert METADATA.items() <= metadata.items()
 
 
+def test_the_library_reads_what_is_written(file: Path) -> None:
+    from safetensors.numpy import load_file
+
+    tensors = load_file(file)
+    assert tensors.keys() == TENSORS.keys()
+    for name, tensor in TENSORS.items():
+        assert tensors[name].dtype == tensor.dtype
+        assert tensors[name].shape == tensor.shape
+        np.testing.assert_array_equal(tensors[name], tensor)
+
+
+def test_whole_cache_lines_begin_at_cache_lines(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    sizes = {"a": 3, "b": 64, "c": 1, "d": 160, "e": 16}
+    container.write(path, {n: np.ones(size, np.float32) for n, size in sizes.items()}, METADATA)
+    tensors, _ = container.read(path)
+    for name in "bde":
+        assert tensors[name].ctypes.data % container.LINE == 0
+
+
+def test_what_is_read_may_be_written_to_and_the_file_stays(file: Path) -> None:
+    tensors, _ = container.read(file)
+    tensors["half"][0] = 9
+    again, _ = container.read(file)
+    assert again["half"][0] == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's /proc")
+def test_released_memory_goes_back_and_is_read_again(tmp_path: Path) -> None:
+    def resident() -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("RssFile:")[1].split()[0]) * 1024
+
+    path = tmp_path / "x.safetensors"
+    large = np.random.default_rng(0).normal(size=(1 << 22)).astype(np.float32)
+    container.write(path, {"before": large[:5], "large": large, "small": large[:16]}, METADATA)
+    tensors, _ = container.read(path)
+    unread = resident()
+    np.testing.assert_array_equal(tensors["large"], large)
+    touched = resident()
+    container.release(tensors["large"])
+    assert touched - unread > 0.9 * large.nbytes
+    assert resident() - unread < 0.1 * large.nbytes
+    for name, values in {"before": large[:5], "large": large, "small": large[:16]}.items():
+        np.testing.assert_array_equal(tensors[name], values)
+    container.release(large)  # Not mapped: nothing happens.
+    np.testing.assert_array_equal(tensors["large"], large)
+
+
 def test_every_flipped_bit_is_refused(file: Path) -> None:
     whole = file.read_bytes()
     for i in range(len(whole)):

@@ -23,7 +23,7 @@ from crn_fast.checkpoint import Checkpoint
 from crn_fast.engine import Engine, build_engine
 from crn_fast.errors import BadInput, ResourceError, Unavailable, UsageError
 from crn_fast.kernels import cpu
-from crn_fast.kernels.cpu.packing import TRANSFORMS
+from crn_fast.kernels.cpu.packing import TILES
 from crn_fast.module import Cascade
 from crn_fast.spec import CascadeSpec
 
@@ -59,7 +59,7 @@ def renderer(made: Checkpoint, threads: int | None = None) -> native.NativeRende
 
 
 @pytest.mark.parametrize("isa", cpu.instruction_sets())
-@pytest.mark.parametrize("tile", [None, *TRANSFORMS])
+@pytest.mark.parametrize("tile", [None, *TILES])
 @pytest.mark.parametrize("upsampling", ["align_corners", "half_pixel"])
 @pytest.mark.parametrize("name", SPECS)
 def test_is_the_network_of_the_oracle(
@@ -178,7 +178,6 @@ def test_without_the_compiled_module_auto_passes_it_over(monkeypatch: pytest.Mon
         ("stages.0.conv1.weight", np.zeros((1, 25, 12, 16), np.float32), r"\(1, 25, 12, 16\)"),
         ("stages.2.conv1.table", np.zeros((9, 12, 16), np.float32), r"float32 \(10, 12, 16\)"),
         ("stages.1.conv2.gamma", np.zeros(6, np.float16), "is float16"),
-        ("stages.1.conv2.gamma", np.full(6, np.nan, np.float32), "no finite numbers"),
         ("stages.1.conv1.table", np.zeros((10, 12, 16), np.float32), "unexpected stages.1.conv1.t"),
     ],
 )

@@ -34,7 +34,7 @@ class Features(NamedTuple):
 def available() -> str | None:
     """None if the compiled module loads; otherwise the reason, and how to get it."""
     try:
-        _load()
+        load()
     except ImportError as error:
         return str(error)
     return None
@@ -60,7 +60,7 @@ def label_pyramid(
             below `classes`; the message names what came and what was expected.
         ImportError: the compiled module is not installed or does not load.
     """
-    maps: list[NDArray[np.float32]] = _load().label_pyramid(
+    maps: list[NDArray[np.float32]] = load().label_pyramid(
         labels, classes, levels, threads or usable_cpus()
     )
     return maps
@@ -116,7 +116,7 @@ def head(features: Features, weights: Any, threads: int = 0, isa: str = "") -> N
     Raises:
         ValueError, MemoryError, ImportError: as in `refine`.
     """
-    rgb: NDArray[np.float32] = _load().head(
+    rgb: NDArray[np.float32] = load().head(
         *features, weights.weight, weights.bias, threads or usable_cpus(), _isa(isa)
     )
     return rgb
@@ -124,13 +124,13 @@ def head(features: Features, weights: Any, threads: int = 0, isa: str = "") -> N
 
 def to_uint8(rgb: NDArray[np.float32], threads: int = 0) -> NDArray[np.uint8]:
     """Clip float32 [N, K, H, W, 3] to 0..255 and round half up -> uint8. Errors as in `refine`."""
-    pictures: NDArray[np.uint8] = _load().to_uint8(rgb, threads or usable_cpus())
+    pictures: NDArray[np.uint8] = load().to_uint8(rgb, threads or usable_cpus())
     return pictures
 
 
 def instruction_sets() -> list[str]:
     """The instruction sets that this CPU runs and the ops are compiled for, best first."""
-    names: list[str] = _load().instruction_sets()
+    names: list[str] = load().instruction_sets()
     return names
 
 
@@ -142,7 +142,7 @@ def _convolve(
     threads: int,
     isa: str,
 ) -> Features:
-    arrays = _load().convolve(
+    arrays = load().convolve(
         *(features or (None, None, None)),
         layout,
         weights.weight.weight,
@@ -160,7 +160,8 @@ def _isa(asked: str) -> str:
     return asked or os.environ.get(ISA_VARIABLE, "")
 
 
-def _load() -> ModuleType:
+def load() -> ModuleType:
+    """The compiled module. ImportError, with the way to it, where it does not load."""
     try:
         return import_module("crn_fast.kernels.cpu._native")
     except ImportError as error:

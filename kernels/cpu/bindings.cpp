@@ -16,6 +16,7 @@
 #include "head.h"
 #include "kernels.h"
 #include "label_pyramid.h"
+#include "packing.h"
 
 namespace nb = nanobind;
 
@@ -296,6 +297,33 @@ nb::object to_uint8(nb::handle rgb, std::int64_t threads) {
   return pictures;
 }
 
+nb::object pack(nb::handle weight, std::int64_t features, std::int64_t multiplied,
+                std::int64_t side, std::int64_t threads) {
+  const char* op = "pack";
+  const Array array =
+      checked<float>(op, "weight", weight, "[C_out, C_in, 3, 3]", {kAny, kAny, 3, 3});
+  crn::Packing p{};
+  p.weight = floats(array);
+  p.outputs = array.shape(0);
+  p.inputs = array.shape(1);
+  p.features = in_range(op, "features", features, 0, p.inputs);
+  p.multiplied = in_range(op, "multiplied", multiplied, p.features, p.inputs);
+  p.side = in_range(op, "tile", side, 1, 6);
+  if (p.side != 1 && p.side != 4 && p.side != 6) {
+    fail("pack: tile is " + std::to_string(p.side) + "; expected 1, 4 or 6");
+  }
+  const std::size_t workers = in_range(op, "threads", threads, 0, kMaxThreads);
+  const nb::object packed =
+      empty(nb::make_tuple(crn::round_up(p.outputs, crn::kPanel) / crn::kPanel,
+                           (p.side + 2) * (p.side + 2), crn::packed_inputs(p), crn::kPanel),
+            &p.out);
+  {
+    nb::gil_scoped_release release;
+    crn::pack(p, workers);
+  }
+  return packed;
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
@@ -308,5 +336,7 @@ NB_MODULE(_native, module) {
   module.def("head", &head, nb::arg("raw").none(), nb::arg("scale").none(), nb::arg("shift").none(),
              nb::arg("weight").none(), nb::arg("bias").none(), nb::arg("threads"), nb::arg("isa"));
   module.def("to_uint8", &to_uint8, nb::arg("rgb").none(), nb::arg("threads"));
+  module.def("pack", &pack, nb::arg("weight").none(), nb::arg("features"), nb::arg("multiplied"),
+             nb::arg("tile"), nb::arg("threads"));
   module.def("instruction_sets", &crn::kernel_names);
 }

@@ -1,6 +1,7 @@
 """Weights as the C++ ops read them: transformed for their tiles, sixteen outputs side by side.
 
-Packed once, when an engine is built. The same for every instruction set.
+Packed once, when an engine is built. The same for every instruction set. The transforms are C++;
+what is small is packed here.
 """
 
 from __future__ import annotations
@@ -10,38 +11,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from crn_fast.kernels import cpu
+from crn_fast.kernels.cpu.threads import usable_cpus
+
 Floats = NDArray[np.float32]
 
 PANEL = 16
 """Channels in memory come in multiples of this; the rest is zeros."""
 
-TRANSFORMS: dict[int, NDArray[np.float64]] = {
-    1: np.eye(3),
-    4: np.array(
-        [
-            [1 / 4, 0, 0],
-            [-1 / 6, -1 / 6, -1 / 6],
-            [-1 / 6, 1 / 6, -1 / 6],
-            [1 / 24, 1 / 12, 1 / 6],
-            [1 / 24, -1 / 12, 1 / 6],
-            [0, 0, 1],
-        ]
-    ),
-    6: np.array(
-        [
-            [1, 0, 0],
-            [-2 / 9, -2 / 9, -2 / 9],
-            [-2 / 9, 2 / 9, -2 / 9],
-            [1 / 90, 1 / 45, 2 / 45],
-            [1 / 90, -1 / 45, 2 / 45],
-            [32 / 45, 16 / 45, 8 / 45],
-            [32 / 45, -16 / 45, 8 / 45],
-            [0, 0, 1],
-        ]
-    ),
-}
-"""Side of a tile of outputs -> G of F(m x m, 3x3): a kernel g becomes G g G^T. 1 is the direct
-convolution. The other two transforms are in tile.h."""
+TILES = (1, 4, 6)
+"""Sides of a tile of outputs: the direct convolution, F(4x4, 3x3) and F(6x6, 3x3) of Winograd."""
 
 
 class Packed(NamedTuple):
@@ -56,27 +35,25 @@ def padded(channels: int) -> int:
     return -(-channels // PANEL) * PANEL
 
 
-def pack_convolution(weight: Floats, features: int, tile: int, ids: bool) -> Packed:
+def pack_convolution(
+    weight: Floats, features: int, tile: int, ids: bool, threads: int = 0
+) -> Packed:
     """Pack the weights of `refine` or `conv`.
 
     Args:
-        weight: [C_out, features + classes, 3, 3], the layout's channels last.
+        weight: float32 [C_out, features + classes, 3, 3], the layout's channels last.
         features: channels that are not the layout's.
-        tile: side of a tile of outputs: 1, 4 or 6.
+        tile: side of a tile of outputs, one of `TILES`.
         ids: whether the layout will come as uint8 ids; they take a table instead of products.
+        threads: threads to use; 0 means all CPUs that this process may use.
+
+    Raises:
+        ValueError: an argument has the wrong dtype, shape, strides or range.
+        MemoryError: there is no room for the packed weights.
+        ImportError: the compiled module is not installed or does not load.
     """
-    outputs = weight.shape[0]
     multiplied = features if ids else weight.shape[1]
-    inputs = padded(features) + multiplied - features
-    wide = np.zeros((padded(outputs), inputs, 9), np.float64)
-    wide[:outputs, :features] = weight[:, :features].reshape(outputs, features, 9)
-    wide[:outputs, padded(features) :] = weight[:, features:multiplied].reshape(
-        outputs, multiplied - features, 9
-    )
-    transform = np.kron(TRANSFORMS[tile], TRANSFORMS[tile])
-    packed = np.empty((padded(outputs) // PANEL, len(transform), inputs, PANEL), np.float32)
-    for panel, kernels in zip(packed, np.split(wide, len(packed)), strict=True):
-        panel[...] = np.moveaxis(kernels @ transform.T, (0, 1, 2), (2, 1, 0))
+    packed = cpu.load().pack(weight, features, multiplied, tile, threads or usable_cpus())
     return Packed(packed, _table(weight[:, features:]) if ids else None)
 
 

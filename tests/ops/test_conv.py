@@ -19,11 +19,9 @@ from hypothesis import strategies as st
 pytest.importorskip("torch", reason="the reference ops need torch")
 
 from crn_fast.kernels import cpu, reference
-from crn_fast.kernels.cpu.packing import TRANSFORMS
+from crn_fast.kernels.cpu.packing import TILES
 from ops import native_ops
 from ops.native_ops import ISAS, Made, assert_features, assert_same_bits, poisoned_memory
-
-TILES = list(TRANSFORMS)
 
 
 @pytest.mark.parametrize("isa", ISAS)

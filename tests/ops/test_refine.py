@@ -12,10 +12,9 @@ pytest.importorskip("torch", reason="the reference ops need torch")
 import torch
 
 from crn_fast.kernels import cpu, reference
-from crn_fast.kernels.cpu.packing import TRANSFORMS
+from crn_fast.kernels.cpu.packing import TILES
 from ops.native_ops import ISAS, Made, assert_features, assert_same_bits, poisoned_memory
 
-TILES = list(TRANSFORMS)
 UPSAMPLING = ["align_corners", "half_pixel"]
 
 
