@@ -49,8 +49,8 @@ sanitize: $(VENV)/has-train,dev
 	  --config-settings build-dir='$(SITE)/cmake' \
 	  --config-settings cmake.define.CRN_FAST_SANITIZE='$(SANITIZE)' .
 	LD_PRELOAD="$$(gcc -print-file-name=$(RUNTIME)) $$(gcc -print-file-name=libstdc++.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH='$(SITE)/site' $(BIN)/pytest -s \
-	  $(addprefix tests/ops/test_,$(addsuffix .py,label_pyramid refine conv head))
+	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH='$(SITE)/site' $(BIN)/pytest -s $(PYTEST_ARGS) \
+	  $(addprefix tests/ops/test_,$(addsuffix .py,label_pyramid packing refine conv head))
 
 format: $(VENV)/has-train,dev
 	$(BIN)/ruff check --fix

@@ -1,8 +1,15 @@
-"""Skips tests marked `gpu` where there is no CUDA device."""
+"""Skips tests marked `gpu` where there is no CUDA device.
+
+`pytest --hypothesis-profile thorough` tries thousands of generated cases where a plain run tries
+a hundred.
+"""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("thorough", max_examples=2000)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

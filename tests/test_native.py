@@ -222,3 +222,32 @@ def test_out_of_memory_is_a_resource_error(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(cpu, "head", no_room)
     with pytest.raises(ResourceError, match=r"out of memory \(no room for 17 bytes\); try fewer"):
         render(tiny.labels_array())
+
+
+def test_tuned_tiles_are_stored_and_render_the_same_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = network(SPECS["wider"])
+    labels = tiny.labels_array(2, made.spec)
+    monkeypatch.setattr(native, "fastest_tile", lambda shape: 4 if shape.classes else 6)
+    heard: list[tuple[str, int, int]] = []
+    options = {"tune": True, "progress": lambda *said: heard.append(said)}
+    build_engine(made, tmp_path / "net.crn", backend="native", options=options)
+    packed, _ = container.read(tmp_path / "net.crn")
+    for name, tensor in packed.items():
+        if name.endswith("conv1.weight"):
+            assert tensor.shape[1] == 36
+        elif name.endswith("conv2.weight"):
+            assert tensor.shape[1] == 64
+    assert heard[0][0] == "tune" and len(heard) == heard[0][2] == 2 * len(made.spec.stages)
+    found = Engine.open(tmp_path / "net.crn").render(labels)
+    assert np.abs(found - oracle(made, labels).clip(0, 255)).max() < 0.52
+
+
+def test_layouts_of_any_number_by_turns() -> None:
+    made = network(SPECS["wider"])
+    labels = tiny.labels_array(3, made.spec)
+    one = renderer(made)
+    whole = one(labels)
+    for n in (1, 3, 2, 1):
+        np.testing.assert_array_equal(one(labels[:n]), whole[:n])

@@ -15,7 +15,8 @@ as ids: its weights at each tap, and their sum. Its `weight` has the features al
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from threading import Lock
 
 import numpy as np
 
@@ -25,21 +26,18 @@ from crn_fast.cascade import ConvWeights, HeadWeights
 from crn_fast.errors import BadInput, ResourceError, Unavailable, UsageError
 from crn_fast.kernels import cpu
 from crn_fast.kernels.cpu.packing import TILES, Packed, pack_convolution, pack_head, padded
-from crn_fast.spec import CascadeSpec, StageSpec
+from crn_fast.kernels.cpu.tuning import Shape, default_tile, fastest_tile
+from crn_fast.spec import CascadeSpec
 from crn_fast.weights import arrange
 
 PRECISIONS = ("fp32",)
-OPTIONS: tuple[str, ...] = ()
+OPTIONS = ("tune", "progress")
 EXECUTABLE = False
 TILE_VARIABLE = "CRN_FAST_TILE"
 """Environment variable that forces the side of the tiles when weights are packed: 1, 4 or 6."""
-DIRECT_PIXELS = 128
-"""Up to this size a stage is bound by reading its weights, of which F(4x4) has four times more."""
 LEAN_BYTES = 512 << 20
 """Above this, weights that are mapped from an engine file are given back after each use. They stay
 in the system's page cache; to map them again costs a few hundredths of the time of a picture."""
-LARGE_PIXELS = 64 * 128
-"""From this size on, F(6x6) gains more than reading its weights costs, 1.8 times as many."""
 
 
 def available() -> str | None:
@@ -51,39 +49,58 @@ available_to_build = available
 
 
 def pack(
-    spec: CascadeSpec, tensors: Mapping[str, np.ndarray], precision: str
+    spec: CascadeSpec,
+    tensors: Mapping[str, np.ndarray],
+    precision: str,
+    tune: bool = False,
+    progress: Callable[[str, int, int], None] = lambda phase, done, steps: None,
 ) -> dict[str, np.ndarray]:
     """The tensors that an engine file holds: see the top of this file.
+
+    Args:
+        spec: the network's.
+        tensors: its weights.
+        precision: 'auto' or 'fp32'.
+        tune: time the tiles of every convolution on this CPU, and take the fastest, where
+            otherwise a rule decides.
+        progress: called with what is done, the steps done and their number.
 
     Raises:
         UsageError: $CRN_FAST_TILE is no side of a tile.
     """
     packed = {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()}
-    last = len(spec.stages) - 1
-    for stage in spec.stages:
-        side = _tile(stage)
-        for conv, features in (("conv1", stage.features), ("conv2", stage.channels)):
-            stem = f"stages.{stage.index}.{conv}"
-            ids = stage.index == last and conv == "conv1"
-            found = pack_convolution(packed[f"{stem}.weight"], features, side, ids)
-            packed[f"{stem}.weight"] = found.weight
-            if found.table is not None:
-                packed[f"{stem}.table"] = found.table
+    shapes = dict(_convolutions(spec))
+    for done, (stem, shape) in enumerate(shapes.items()):
+        progress("tune" if tune else "pack", done, len(shapes))
+        tile = _forced_tile() or (
+            fastest_tile(shape) if tune else default_tile(shape.height, shape.width)
+        )
+        found = pack_convolution(packed[f"{stem}.weight"], shape.features, tile, shape.ids)
+        packed[f"{stem}.weight"] = found.weight
+        if found.table is not None:
+            packed[f"{stem}.table"] = found.table
     head = pack_head(packed["head.weight"], packed["head.bias"])
     packed["head.weight"], packed["head.bias"] = head
     return packed
 
 
-def _tile(stage: StageSpec) -> int:
+def _convolutions(spec: CascadeSpec) -> Iterator[tuple[str, Shape]]:
+    """Each convolution by the stem of its tensors' names."""
+    last = len(spec.stages) - 1
+    for stage in spec.stages:
+        size, stem = (stage.height, stage.width), f"stages.{stage.index}"
+        ids = stage.index == last
+        yield f"{stem}.conv1", Shape(*size, stage.features, stage.classes, stage.channels, ids)
+        yield f"{stem}.conv2", Shape(*size, stage.channels, 0, stage.channels, False)
+
+
+def _forced_tile() -> int | None:
     forced = os.environ.get(TILE_VARIABLE)
-    if forced is None:
-        pixels = stage.height * stage.width
-        return 1 if pixels <= DIRECT_PIXELS else 4 if pixels < LARGE_PIXELS else 6
-    if forced not in map(str, TILES):
+    if forced is not None and forced not in map(str, TILES):
         raise UsageError(
             f"{TILE_VARIABLE} is {forced!r}; expected one of {', '.join(map(str, TILES))}"
         )
-    return int(forced)
+    return int(forced) if forced else None
 
 
 def check(source: str, spec: CascadeSpec, packed: Mapping[str, np.ndarray]) -> None:
@@ -155,13 +172,26 @@ def load(
 class NativeOps:
     """The op table: the C++ ops with a number of threads and an instruction set.
 
-    A `lean` one keeps no weights in memory but those in use, where they are mapped from a file.
+    Features lie in one of two memories, by turns, which stay: to take fresh memory for each costs
+    a tenth of the time of a small network's picture. So one call of `synthesize` at a time.
+
+    Args:
+        threads: as for the ops.
+        isa: as for the ops.
+        floats: of a layout's largest features.
+        lean: keep no weights in memory but those in use, where they are mapped from a file.
     """
 
-    def __init__(self, threads: int, isa: str, lean: bool) -> None:
+    def __init__(self, threads: int, isa: str, floats: int, lean: bool) -> None:
         self.threads, self.isa, self.lean = threads, isa, lean
+        self.floats = floats
+        self.memories: list[np.ndarray] = []
 
     def label_pyramid(self, labels: np.ndarray, classes: int, stages: int) -> list[np.ndarray]:
+        floats = len(labels) * self.floats
+        if not self.memories or self.memories[0].size != floats:
+            self.memories.clear()
+            self.memories += [np.empty(floats, np.float32) for _ in range(2)]
         return [*cpu.label_pyramid(labels, classes, stages - 1, self.threads), labels]
 
     def refine(
@@ -171,20 +201,25 @@ class NativeOps:
         weights: ConvWeights,
         upsampling: str,
     ) -> cpu.Features:
-        raw = cpu.refine(features, layout, weights, upsampling, self.threads, self.isa)
+        out = self._other(features)
+        found = cpu.refine(features, layout, weights, upsampling, self.threads, self.isa, out)
         self._used(weights)
-        return raw
+        return found
 
     def conv(self, features: cpu.Features, weights: ConvWeights) -> cpu.Features:
-        raw = cpu.conv(features, weights, self.threads, self.isa)
+        found = cpu.conv(features, weights, self.threads, self.isa, self._other(features))
         self._used(weights)
-        return raw
+        return found
 
     def head(self, features: cpu.Features, weights: HeadWeights) -> np.ndarray:
         return cpu.head(features, weights, self.threads, self.isa)
 
     def to_uint8(self, rgb: np.ndarray) -> np.ndarray:
         return cpu.to_uint8(rgb, self.threads)
+
+    def _other(self, features: cpu.Features | None) -> np.ndarray:
+        first = features is not None and np.may_share_memory(features.raw, self.memories[0])
+        return self.memories[first]
 
     def _used(self, weights: ConvWeights) -> None:
         if self.lean:
@@ -206,7 +241,9 @@ class NativeRenderer:
         self.spec, self.precision = spec, "fp32"
         self.weights = arrange(spec, tensors)
         lean = sum(tensor.nbytes for tensor in packed.values()) > LEAN_BYTES
-        self.ops = NativeOps(threads, isa, lean)
+        floats = max(stage.height * stage.width * padded(stage.channels) for stage in spec.stages)
+        self.ops = NativeOps(threads, isa, floats, lean)
+        self._one_at_a_time = Lock()
         self.device = f"cpu, {threads} threads, {isa}"
 
     def __call__(self, labels: np.ndarray) -> np.ndarray:
@@ -215,10 +252,10 @@ class NativeRenderer:
         Raises:
             ResourceError: out of memory.
         """
+        ids = np.ascontiguousarray(labels)
         try:
-            pictures: np.ndarray = cascade.render(
-                self.ops, self.spec, self.weights, np.ascontiguousarray(labels)
-            )
+            with self._one_at_a_time:
+                pictures: np.ndarray = cascade.render(self.ops, self.spec, self.weights, ids)
             return pictures
         except MemoryError as error:
             raise ResourceError(

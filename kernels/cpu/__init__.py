@@ -73,6 +73,7 @@ def refine(
     upsampling: str,
     threads: int = 0,
     isa: str = "",
+    out: NDArray[np.float32] | None = None,
 ) -> Features:
     """Norm and leaky ReLU, bilinear x2, concatenate the layout, 3x3 convolution.
 
@@ -83,6 +84,7 @@ def refine(
         upsampling: 'align_corners' or 'half_pixel'.
         threads: threads to use; 0 means all CPUs that this process may use.
         isa: one of `instruction_sets`; '' for $CRN_FAST_ISA, or the best.
+        out: memory [floats] that becomes the raw output; None for new memory.
 
     Returns:
         The features of this convolution: the same bits whatever the number of threads.
@@ -93,12 +95,18 @@ def refine(
         MemoryError: there is no room for the output or the scratch memory.
         ImportError: the compiled module is not installed or does not load.
     """
-    return _convolve(features, layout, weights, upsampling, threads, isa)
+    return _convolve(features, layout, weights, upsampling, threads, isa, out)
 
 
-def conv(features: Features, weights: Any, threads: int = 0, isa: str = "") -> Features:
+def conv(
+    features: Features,
+    weights: Any,
+    threads: int = 0,
+    isa: str = "",
+    out: NDArray[np.float32] | None = None,
+) -> Features:
     """Norm and leaky ReLU, 3x3 convolution. Arguments, result and errors as of `refine`."""
-    return _convolve(features, None, weights, None, threads, isa)
+    return _convolve(features, None, weights, None, threads, isa, out)
 
 
 def head(features: Features, weights: Any, threads: int = 0, isa: str = "") -> NDArray[np.float32]:
@@ -141,6 +149,7 @@ def _convolve(
     upsampling: str | None,
     threads: int,
     isa: str,
+    out: NDArray[np.float32] | None,
 ) -> Features:
     arrays = load().convolve(
         *(features or (None, None, None)),
@@ -152,6 +161,7 @@ def _convolve(
         upsampling,
         threads or usable_cpus(),
         _isa(isa),
+        out,
     )
     return Features(*arrays)
 

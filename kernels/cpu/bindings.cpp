@@ -98,6 +98,29 @@ nb::object empty(const nb::tuple& shape, T** data) {
   return array;
 }
 
+// Memory for an op's output: the beginning of `out`, or where that is None a new array.
+// It must not overlap `input`, which may be null.
+nb::object room(const char* op, nb::handle out, const nb::tuple& shape, const Array& input,
+                float** data) {
+  if (out.is_none()) return empty(shape, data);
+  const Array memory = checked<float>(op, "out", out, "[floats]", {kAny});
+  std::size_t wanted = 1;
+  for (nb::handle side : shape) wanted *= nb::cast<std::size_t>(side);
+  if (memory.size() < wanted || !nb::cast<bool>(out.attr("flags").attr("writeable"))) {
+    fail(std::string(op) + ": out has " + std::to_string(memory.size()) +
+         " floats; expected at least " + std::to_string(wanted) + " that may be written");
+  }
+  const float* first = floats(memory);
+  if (input.is_valid() && first < floats(input) + input.size() && floats(input) < first + wanted) {
+    fail(std::string(op) + ": out overlaps raw; expected other memory");
+  }
+  const nb::object part =
+      out.attr("__getitem__")(nb::slice(std::size_t{0}, wanted, std::size_t{1}));
+  nb::object array = part.attr("reshape")(shape);
+  *data = const_cast<float*>(first);
+  return array;
+}
+
 // Ids of a label map [N, H, W], each of which must be below `classes`.
 void check_ids(const char* op, const Array& labels, std::size_t classes) {
   const auto* ids = static_cast<const std::uint8_t*>(labels.data());
@@ -162,7 +185,7 @@ nb::list label_pyramid(nb::handle labels, std::int64_t classes, std::int64_t lev
 nb::tuple convolve(nb::handle raw, nb::handle scale, nb::handle shift, nb::handle layout,
                    nb::handle weight, nb::handle table, nb::handle gamma, nb::handle beta,
                    std::optional<std::string> upsampling, std::int64_t threads,
-                   const std::string& isa) {
+                   const std::string& isa, nb::handle memory) {
   const char* op = upsampling ? "refine" : "conv";
   const crn::Kernels& kernels = kernels_of(op, isa);
   const std::size_t workers = in_range(op, "threads", threads, 0, kMaxThreads);
@@ -232,7 +255,8 @@ nb::tuple convolve(nb::handle raw, nb::handle scale, nb::handle shift, nb::handl
   c.weights = floats(weight_array);
 
   const nb::tuple pending = nb::make_tuple(c.batch, c.padded);
-  const nb::object out = empty(nb::make_tuple(c.batch, c.height, c.width, c.padded), &c.out);
+  const nb::object out =
+      room(op, memory, nb::make_tuple(c.batch, c.height, c.width, c.padded), raw_array, &c.out);
   const nb::object out_scale = empty(pending, &c.out_scale);
   const nb::object out_shift = empty(pending, &c.out_shift);
   {
@@ -332,7 +356,8 @@ NB_MODULE(_native, module) {
   module.def("convolve", &convolve, nb::arg("raw").none(), nb::arg("scale").none(),
              nb::arg("shift").none(), nb::arg("layout").none(), nb::arg("weight").none(),
              nb::arg("table").none(), nb::arg("gamma").none(), nb::arg("beta").none(),
-             nb::arg("upsampling").none(), nb::arg("threads"), nb::arg("isa"));
+             nb::arg("upsampling").none(), nb::arg("threads"), nb::arg("isa"),
+             nb::arg("out").none());
   module.def("head", &head, nb::arg("raw").none(), nb::arg("scale").none(), nb::arg("shift").none(),
              nb::arg("weight").none(), nb::arg("bias").none(), nb::arg("threads"), nb::arg("isa"));
   module.def("to_uint8", &to_uint8, nb::arg("rgb").none(), nb::arg("threads"));

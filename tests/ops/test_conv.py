@@ -42,7 +42,7 @@ def test_matches_the_reference(
     assert_features(found, reference.conv(plain, weights), tile)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None)
 @given(
     n=st.integers(1, 3),
     channels=st.tuples(st.integers(1, 70), st.integers(1, 70)),
@@ -106,6 +106,28 @@ def test_a_large_mean_does_not_spoil_the_variance() -> None:
     weights.weight = native_ops.torch.from_numpy(interior_only).double()
     found, oracle = cpu.conv(features, packed), reference.conv(plain, weights)
     np.testing.assert_allclose(found.scale[:, :1], oracle.scale, rtol=1e-4)
+
+
+def test_the_output_may_lie_in_given_memory() -> None:
+    made = Made()
+    features, _ = made.features(2, 24, 9, 7)
+    packed, _ = made.weights(24, 0, 20, 4)
+    expected = cpu.conv(features, packed)
+    memory = np.full(expected.raw.size + 5, np.nan, np.float32)
+    found = cpu.conv(features, packed, out=memory)
+    assert_same_bits(found, expected)
+    assert np.shares_memory(found.raw, memory)
+    assert np.isnan(memory[expected.raw.size :]).all()
+    with pytest.raises(ValueError, match=f"out has 9 floats; expected at least {found.raw.size}"):
+        cpu.conv(features, packed, out=memory[:9])
+    with pytest.raises(ValueError, match=r"expected at least .* that may be written"):
+        cpu.conv(features, packed, out=np.frombuffer(memory.tobytes(), np.float32))
+    with pytest.raises(ValueError, match="out has a stride of 2"):
+        cpu.conv(features, packed, out=np.zeros(2 * memory.size, np.float32)[::2])
+    inside = np.zeros(memory.size + features.raw.size, np.float32)
+    raw = inside[: features.raw.size].reshape(features.raw.shape)
+    with pytest.raises(ValueError, match="conv: out overlaps raw"):
+        cpu.conv(features._replace(raw=raw), packed, out=inside[features.raw.size - 1 :])
 
 
 def test_two_python_threads_at_once() -> None:

@@ -19,7 +19,7 @@ from ops.native_ops import ISAS, Made, poisoned_memory
 from tolerance import assert_close
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None)
 @given(
     n=st.integers(1, 3),
     channels=st.integers(1, 70),

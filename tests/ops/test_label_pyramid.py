@@ -87,7 +87,7 @@ def test_matches_the_definition(
     assert asked == [found.shape for found in maps], "the memory was not all poisoned"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None)
 @given(
     batch=st.integers(1, 3),
     base=st.tuples(st.integers(1, 6), st.integers(1, 6)),

@@ -71,7 +71,7 @@ def test_matches_the_reference(
     compare(Made(), n, channels, size, ids, upsampling, tile, isa)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None)
 @given(
     n=st.integers(1, 3),
     channels=st.tuples(st.integers(0, 40), st.integers(1, 255), st.integers(1, 40)),
