@@ -27,7 +27,8 @@ ARROWS: dict[str, set[str]] = {
     "baselines": {"errors", "extras", "kernels", "spec"},
     "files": {"errors"},
     "png": {"errors", "files"},
-    "container": {"errors", "files"},
+    "container": {"errors", "files", "kernels"},
+    "trust": {"container", "errors", "files"},
     "palette": {"errors", "files", "spec"},
     "image": {"errors", "files"},
     "encoding": {"errors", "palette", "png"},
@@ -41,12 +42,18 @@ ARROWS: dict[str, set[str]] = {
         *("baselines", "container", "errors", "extras", "files", "palette", "spec", "weights"),
     },
     "module": {"cascade", "kernels", "spec", "weights"},
-    "backends": {"baselines", "cascade", "errors", "extras", "kernels", "spec", "weights"},
+    "fused": {"cascade", "errors", "kernels", "spec"},
+    "onnx_export": {"cascade", "errors", "spec", "weights"},
+    "trt": {"cascade", "errors", "files", "spec", "weights"},
+    "backends": {
+        *("baselines", "cascade", "container", "errors"),
+        *("extras", "fused", "kernels", "spec", "trt", "weights"),
+    },
     "engine": {
         *("backends", "baselines", "checkpoint", "container", "errors", "layout", "palette"),
-        "spec",
+        *("spec", "trust"),
     },
-    "measure": {"engine", "errors", "files", "image", "layout", "palette"},
+    "measure": {"engine", "errors", "files", "image", "kernels", "layout", "palette"},
     "models": {"errors", "files"},
     "training": {
         *("baselines", "cascade", "checkpoint", "errors", "extras", "files", "image", "kernels"),
@@ -59,8 +66,8 @@ ARROWS["cli"] = set(ARROWS)
 ARROWS["__main__"] = {"cli"}
 
 TORCH_AT_IMPORT = (
-    *("backends.", "baselines.dilated", "baselines.unet", "kernels.gpu.", "kernels.reference"),
-    *("module", "training."),
+    *("backends.", "baselines.dilated", "baselines.unet", "fused.", "kernels.gpu."),
+    *("kernels.reference", "module", "training."),
 )
 """The modules (dotted prefixes) that may import torch when they are themselves imported."""
 

@@ -1,0 +1,87 @@
+"""The cascade as its users write it in torch, for the peers: conv, layer norm, leaky ReLU, resize.
+
+From the uint8 label map to the uint8 picture: one-hot, pyramid, clipping and rounding are inside,
+as they are part of what a picture costs. It shares no code with `crn_fast.cascade`; the gate
+compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crn_fast.spec import CascadeSpec
+
+EPS = 1e-12
+Norm = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Network(nn.Module):
+    """The network of a checkpoint, float32.
+
+    Args:
+        spec: of the network.
+        tensors: named as in `CascadeSpec.tensors`.
+        norm: layer norm over channels, height and width: x, gamma, beta -> x.
+    """
+
+    def __init__(self, spec: CascadeSpec, tensors: Mapping[str, np.ndarray], norm: Norm) -> None:
+        super().__init__()
+        self.spec, self.norm = spec, norm
+        for name, tensor in tensors.items():
+            value = torch.from_numpy(np.array(tensor, np.float32))
+            if name == "head.weight":
+                value = value[:, :, None, None]
+            # Parameters, not buffers: compilers fold the former.
+            self.register_parameter(_flat(name), nn.Parameter(value, requires_grad=False))
+        self.register_buffer("ids", torch.arange(spec.classes, dtype=torch.uint8)[:, None, None])
+
+    ids: Tensor
+
+    def forward(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels uint8 [N, H, W] -> RGB [N, K, H, W, 3]: uint8, and float before rounding."""
+        layouts = [torch.eq(labels[:, None], self.ids).float()]
+        for _ in self.spec.stages[1:]:
+            layouts.append(F.avg_pool2d(layouts[-1], 2))
+        x = None
+        for stage in self.spec.stages:
+            layout = layouts.pop()
+            if x is not None:
+                align = self.spec.upsampling == "align_corners"
+                size = (stage.height, stage.width)
+                x = F.interpolate(x, size=size, mode="bilinear", align_corners=align)
+            x = layout if x is None else torch.cat([x, layout], dim=1)
+            for conv in ("conv1", "conv2"):
+                weight, gamma, beta = (
+                    self.get_parameter(_flat(f"stages.{stage.index}.{conv}.{field}"))
+                    for field in ("weight", "gamma", "beta")
+                )
+                x = F.leaky_relu(self.norm(F.conv2d(x, weight, padding=1), gamma, beta), 0.2)
+        assert x is not None
+        y = F.conv2d(x, self.get_parameter("head_weight"), self.get_parameter("head_bias"))
+        n, channels, height, width = y.shape
+        rgb = (y.reshape(n, 3, channels // 3, height, width).permute(0, 2, 3, 4, 1) + 1) * 127.5
+        return (rgb.clamp(0, 255) + 0.5).floor().to(torch.uint8), rgb
+
+
+def _flat(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def group_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    """Torch's own op with one group: its fastest form in eager mode."""
+    return F.group_norm(x, 1, gamma, beta, EPS)
+
+
+def manual_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    """By reductions, for ONNX, where a group norm with one group is read as an instance norm by
+    some. In two steps, as libraries spread a reduction over channels but not one to a scalar.
+    """
+    difference = x - x.mean((2, 3), keepdim=True).mean(1, keepdim=True)
+    variance = (difference * difference).mean((2, 3), keepdim=True).mean(1, keepdim=True)
+    scale = gamma[:, None, None] * torch.rsqrt(variance + EPS)
+    return difference * scale + beta[:, None, None]

@@ -1,0 +1,195 @@
+"""What a user might run the same network with instead, each with its best known settings.
+
+A peer is a function of the same checkpoint and layout that gives a `Subject`; importing this file
+loads none of their libraries. All are float32 and go from uint8 labels to uint8 pictures. Settings
+were chosen by trying: see docs/native.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from crn_fast import checkpoint
+from crn_fast.engine import buildable
+from crn_fast.errors import Unavailable
+from crn_fast.measure.gate import Subject
+
+if TYPE_CHECKING:
+    from network import Network, Norm
+
+Peer = Callable[[Path, Path, int], Subject]
+"""Checkpoint, labels (.npy, uint8 [N, H, W]), threads -> subject."""
+
+
+def native(model: Path, labels: Path, threads: int) -> Subject:
+    """Ours, of an engine file or a checkpoint."""
+    from crn_fast import cascade
+    from crn_fast.engine import Engine
+
+    engine, ids = Engine.open(model, backend="native", threads=threads), np.load(labels)
+    renderer: Any = engine._renderer  # before rounding there is no public way to the values
+    spec = renderer.spec
+
+    def exact() -> np.ndarray:
+        rgb: np.ndarray = cascade.synthesize(renderer.ops, spec, renderer.weights, ids)
+        return rgb
+
+    kind = "engine file" if model.suffix == ".crn" else "checkpoint"
+    return Subject("native", lambda: renderer(ids), f"{engine.device}, {kind}", exact)
+
+
+def eager(model: Path, labels: Path, threads: int) -> Subject:
+    """PyTorch as it is."""
+    import network
+
+    return _torch("eager", _network(model, network.group_norm), labels, threads)
+
+
+def channels_last(model: Path, labels: Path, threads: int) -> Subject:
+    """PyTorch with pixels before channels in memory."""
+    import torch
+
+    import network
+
+    net: Any = _network(model, network.group_norm)
+    net.to(memory_format=torch.channels_last)
+    return _torch("channels_last", net, labels, threads)
+
+
+def compiled(model: Path, labels: Path, threads: int) -> Subject:
+    """torch.compile in its default mode; with `freezing` it was slower."""
+    return _compiled("compiled", "default", model, labels, threads)
+
+
+def compiled_max(model: Path, labels: Path, threads: int) -> Subject:
+    """torch.compile, as `compiled`, that tries out its kernels."""
+    return _compiled("compiled_max", "max-autotune", model, labels, threads)
+
+
+def onnxruntime(model: Path, labels: Path, threads: int) -> Subject:
+    """ONNX Runtime's CPU provider."""
+    import network
+
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise Unavailable(f"onnxruntime cannot be imported ({error})") from None
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    file = export(_network(model, network.manual_norm), model, labels)
+    session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    inputs = {"labels": np.load(labels)}
+    return Subject(
+        "onnxruntime",
+        lambda: session.run(["pictures"], inputs)[0],
+        f"onnxruntime {ort.__version__}, opset 18, all graph optimisations, {threads} threads",
+        lambda: session.run(["rgb"], inputs)[0],
+    )
+
+
+def openvino(model: Path, labels: Path, threads: int) -> Subject:
+    """OpenVINO's CPU plugin, of the torch module itself: faster here than by ONNX."""
+    import network
+
+    try:
+        import openvino as ov
+    except ImportError as error:
+        raise Unavailable(f"openvino cannot be imported ({error})") from None
+    import torch
+
+    ids = np.load(labels)
+    properties: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the CPU has it
+    }
+    net = _network(model, network.group_norm)
+    graph = ov.convert_model(net, example_input=torch.from_numpy(ids), input=[list(ids.shape)])
+    request = ov.Core().compile_model(graph, "CPU", properties).create_infer_request()
+
+    def infer(output: int) -> np.ndarray:
+        found = request.infer({0: ids}, share_inputs=True, share_outputs=True)
+        return np.asarray(found[output])
+
+    settings = (
+        f"openvino {ov.__version__.split('-')[0]}, latency, one stream, f32, {threads} threads"
+    )
+    return Subject("openvino", lambda: infer(0), settings, lambda: infer(1))
+
+
+PEERS: dict[str, Peer] = {
+    peer.__name__: peer
+    for peer in (eager, channels_last, compiled, compiled_max, onnxruntime, openvino)
+}
+PACKAGES = ("crn-fast", "numpy", "torch", "onnx", "onnxruntime", "openvino")
+"""Whose versions a row names."""
+
+
+def export(net: Network, model: Path, labels: Path) -> Path:
+    """The network as an ONNX file beside `model`; weights of more than 2 GB go beside it."""
+    import torch
+
+    file = model.with_suffix(".onnx")
+    try:
+        import onnxscript  # noqa: F401  torch's exporter needs it, and says so less clearly
+    except ImportError as error:
+        raise Unavailable(f"onnxscript cannot be imported ({error})") from None
+    with torch.inference_mode():
+        torch.onnx.export(
+            net,
+            (torch.from_numpy(np.load(labels)),),
+            file,
+            input_names=["labels"],
+            output_names=["pictures", "rgb"],
+            opset_version=18,
+            dynamo=True,
+            external_data=net.spec.bytes() > 1 << 30,
+            verbose=False,
+        )
+    return file
+
+
+def _network(model: Path, norm: Norm) -> Network:
+    import network
+
+    loaded = checkpoint.load(model)
+    return network.Network(buildable(loaded), loaded.tensors, norm).eval()
+
+
+def _torch(name: str, net: Any, labels: Path, threads: int, settings: str = "") -> Subject:
+    import torch
+
+    torch.set_num_threads(threads)
+    ids = torch.from_numpy(np.load(labels))
+
+    def run(output: int) -> torch.Tensor:
+        with torch.inference_mode():
+            found: torch.Tensor = net(ids)[output]
+            return found
+
+    settings = f"torch {torch.__version__}, {settings}group_norm, {threads} threads"
+    return Subject(name, lambda: run(0), settings, lambda: run(1))
+
+
+def _compiled(name: str, mode: str, model: Path, labels: Path, threads: int) -> Subject:
+    import torch
+
+    import network
+
+    # Before it compiles: kernels are compiled for this number of threads.
+    torch.set_num_threads(threads)
+    net = torch.compile(_network(model, network.group_norm), mode=mode, dynamic=False)
+    return _torch(name, net, labels, threads, f"compile mode {mode}, ")
+
+
+ENVIRONMENT = {
+    # Else a pool of compiler processes goes on using the CPUs while others are timed.
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
+}
+"""Of every child process, besides its number of threads."""
