@@ -15,7 +15,7 @@ TORCH_INDEX ?= $(shell [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/
   && $(PYTHON) -c 'import urllib.request as u; u.urlopen("$(CPU_INDEX)/", timeout=3)' 2>/dev/null \
   && echo $(CPU_INDEX))
 
-.PHONY: demo test ci-extra lint types package sanitize format clean
+.PHONY: demo test ci-extra lint types package sanitize compile-gpu pycuda-wheel format clean
 
 demo: $(VENV)/has-core  # Rendering on a CPU needs no torch.
 	$(BIN)/crn-fast demo
@@ -52,6 +52,25 @@ sanitize: $(VENV)/has-train,dev
 	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH='$(SITE)/site' $(BIN)/pytest -s $(PYTEST_ARGS) \
 	  $(addprefix tests/ops/test_,$(addsuffix .py,label_pyramid packing refine conv head))
 
+# pycuda as a wheel in build/wheels, on a machine without a driver: its build links with libcuda, which
+# only a driver has, so it gets an empty one of that name, kept as needed although nothing is found in
+# it. The wheel works where there is a driver. Needs CUDA's headers.
+CUDA_ROOT ?= /usr/local/cuda
+PYCUDA := 2026.1
+pycuda-wheel: $(VENV)/has-build-tools
+	rm -rf build/pycuda && mkdir -p build/pycuda/stub build/wheels
+	gcc -shared -fPIC -Wl,-soname,libcuda.so.1 -o build/pycuda/stub/libcuda.so -x c /dev/null
+	$(PIP) install -q -c constraints.txt setuptools wheel numpy pytools mako platformdirs
+	$(PIP) download -q --no-deps --no-binary :all: --no-build-isolation -d build/pycuda pycuda==$(PYCUDA)
+	tar xzf build/pycuda/pycuda-$(PYCUDA).tar.gz -C build/pycuda --strip-components 1
+	cd build/pycuda && ../../$(BIN)/python configure.py --cuda-root='$(CUDA_ROOT)' \
+	  --cuda-inc-dir='$(CUDA_ROOT)/include' --cudadrv-lib-dir="$$PWD/stub" --no-cuda-enable-curand
+	LDFLAGS=-Wl,--no-as-needed $(PIP) wheel -q --no-build-isolation --no-deps -w build/wheels build/pycuda
+
+# Every launch of the Triton kernels for the authors' networks, on every architecture; an hour or more.
+compile-gpu: $(VENV)/has-train,dev
+	CRN_FAST_COMPILE=all $(BIN)/pytest tests/ops/test_gpu_ahead.py
+
 format: $(VENV)/has-train,dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -62,7 +81,7 @@ clean:
 
 $(VENV)/has-build-tools: constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install -q -c constraints.txt scikit-build-core nanobind cmake ninja
+	$(PIP) install -q -c constraints.txt scikit-build-core nanobind cmake ninja setuptools
 	touch $@
 
 # has-EXTRAS: the package with these extras, as an installed wheel that is no older than its sources.

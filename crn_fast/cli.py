@@ -23,6 +23,8 @@ COMMANDS = {
     "eval": "Judge a model on photos and their layouts.",
     "info": "Describe a checkpoint, engine, layout or run folder, and check it.",
     "labels": "List, show, check and convert label sets and layouts.",
+    "export": "Write a network as ONNX, or for Triton Inference Server.",
+    "engine": "Take an engine file apart, or build it again.",
     "convert": "Convert a checkpoint to .safetensors.",
     "doctor": "Say what works on this machine.",
 }

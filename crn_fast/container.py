@@ -21,13 +21,17 @@ from typing import IO, Any
 
 import numpy as np
 
-from crn_fast.errors import BadInput
+from crn_fast.errors import BadInput, ResourceError
 from crn_fast.files import require_file, write_whole
 from crn_fast.kernels.cpu.threads import usable_cpus
 
 LINE = 64
 """Bytes of a cache line."""
-DTYPES = {"U8": np.dtype("u1"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+DTYPES: dict[str, np.dtype[Any]] = {
+    "U8": np.dtype("u1"),
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+}
 """Names in the file -> dtypes: all that this project stores."""
 
 
@@ -42,7 +46,7 @@ def write(
     Args:
         path: the file.
         tensors: uint8, float16 or float32. Those of whole cache lines come first, so that each of
-            them begins at one.
+            them begins at one; then those of wide dtypes, so that each number is aligned.
         metadata: text by name.
         sign: given the metadata with the tensors' hashes, gives it with a signature.
 
@@ -50,8 +54,8 @@ def write(
         ResourceError: the file cannot be written.
     """
     arrays = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
-    arrays = dict(sorted(arrays.items(), key=lambda item: item[1].nbytes % LINE != 0))
-    hashes = json.dumps(dict(zip(arrays, _sha256s(list(arrays.values())), strict=True)))
+    arrays = dict(sorted(arrays.items(), key=lambda item: _place(item[1])))
+    hashes = json.dumps(_on_all_cpus(tensor_sha256, arrays))
     sealed = {**metadata, "tensors_sha256": hashes}
     if sign:
         sealed = {**sign(sealed)}
@@ -77,6 +81,10 @@ def write(
     write_whole(path, save)
 
 
+def _place(array: np.ndarray) -> tuple[bool, int]:
+    return array.nbytes % LINE != 0, -array.itemsize
+
+
 def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Map and verify what `write` wrote.
 
@@ -86,14 +94,23 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     Raises:
         BadInput: missing, not a safetensors file, truncated, or any hash differs; the message
             names the tensor.
+        ResourceError: the system does not map it.
     """
     metadata = read_metadata(path)
     hashes = json_table(metadata.get("tensors_sha256", ""), f"{path}: tensors_sha256")
     try:
         tensors = _map(path)
-    except (OSError, TypeError, KeyError, ValueError) as error:
+    except OSError as error:
+        raise ResourceError(f"{path}: cannot be mapped into memory ({error.strerror})") from None
+    except (TypeError, KeyError, ValueError) as error:
         raise BadInput(f"{path}: damaged ({error}); get the file again") from None
-    found = dict(zip(tensors, _sha256s(list(tensors.values())), strict=True))
+
+    def hashed(tensor: np.ndarray) -> str:
+        sha256 = tensor_sha256(tensor)
+        release(tensor)  # A large file would fill the memory.
+        return sha256
+
+    found = _on_all_cpus(hashed, tensors)
     for name in sorted(hashes.keys() | found.keys()):
         if name not in found or found[name] != hashes.get(name):
             raise BadInput(f"{path}: tensor {name} is damaged (its SHA-256 differs); get it again")
@@ -172,16 +189,11 @@ def json_table(text: str, source: str) -> dict[str, str]:
     return table
 
 
-def _sha256s(arrays: list[np.ndarray]) -> list[str]:
-    """`tensor_sha256` of each, on all CPUs. A large file would fill the memory: pages go back."""
-
-    def hashed(array: np.ndarray) -> str:
-        found = tensor_sha256(array)
-        release(array)
-        return found
-
+def _on_all_cpus(
+    function: Callable[[np.ndarray], str], arrays: Mapping[str, np.ndarray]
+) -> dict[str, str]:
     with ThreadPoolExecutor(usable_cpus()) as pool:
-        return list(pool.map(hashed, arrays))
+        return dict(zip(arrays, pool.map(function, arrays.values()), strict=True))
 
 
 def tensor_sha256(array: np.ndarray) -> str:

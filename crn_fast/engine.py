@@ -11,10 +11,11 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from crn_fast import __version__, backends, checkpoint, container
+from crn_fast import __version__, backends, checkpoint, container, trust
 from crn_fast.baselines.spec import BaselineSpec
 from crn_fast.checkpoint import Checkpoint
 from crn_fast.errors import BadInput, Mismatch, UsageError
@@ -89,6 +90,7 @@ def build_engine(
     backend: str = "auto",
     precision: str = "auto",
     size: tuple[int, int] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Compile a checkpoint into an engine file.
 
@@ -98,34 +100,78 @@ def build_engine(
         backend: a backend's name, or 'auto' for the best that can run here.
         precision: one of the backend's, or 'auto'.
         size: the picture size that is expected; the network's own when None.
+        options: what else the backend takes, of `backends.BUILD_OPTIONS`: `targets`, the GPUs to
+            build for, as in ('sm_89',); `batch`, the fewest and most layouts at a time;
+            `timing_cache`, its file, or None for none; `tune`, whether native times its tiles
+            here; `progress`, called with a phase's name,
+            the steps done and their number.
 
     Raises:
         BadInput: the checkpoint cannot be read, or is a baseline network's.
+        UsageError: a precision that no backend has, or an option that this one has not.
         Mismatch: `size` is not the network's.
-        Unavailable: the backend cannot run here.
+        Unavailable: the backend cannot run here, or has another precision.
         ResourceError: the file cannot be written.
     """
     loaded = source if isinstance(source, Checkpoint) else checkpoint.load(source)
     spec = buildable(loaded)
     check_size(loaded.source, spec, size)
-    name, chosen, _ = backends.choose(backend)
-    if precision not in ("auto", *chosen.PRECISIONS):
-        raise UsageError(
-            f"{name}: precision is {precision!r}; expected auto, {', '.join(chosen.PRECISIONS)}"
-        )
+    name, chosen, _ = backends.choose(backend, building=True)
+    options = options or {}
+    check_options(name, chosen, precision, options)
+    if chosen.EXECUTABLE:
+        trust.require_key()  # before the long work
+    packed = chosen.pack(spec, loaded.tensors, precision, **options)
+    facts = chosen.describe(packed) if chosen.EXECUTABLE else {}
     manifest = Manifest(
         spec=spec,
         labels=loaded.labels,
         backend=name,
-        precision=precision,
-        target="any",
+        precision=facts.pop("precision", precision),
+        target=facts.pop("target", "any"),
         checkpoint_sha256=loaded.sha256(),
-        built_with={"crn_fast": __version__, "python": platform.python_version()},
+        built_with={"crn_fast": __version__, "python": platform.python_version(), **facts},
         notes=dict(loaded.notes),
     )
-    packed = chosen.pack(spec, loaded.tensors, precision)
-    container.write(out, packed, manifest.to_metadata())
+    sign = trust.sign if chosen.EXECUTABLE else None
+    container.write(out, packed, manifest.to_metadata(), sign)
     return manifest
+
+
+def read_file(path: str | Path) -> tuple[Manifest, dict[str, np.ndarray]]:
+    """An engine file's manifest and payload: whole, known here, and trusted if it is code.
+
+    Raises:
+        BadInput: damaged, of another kind, or executable and not trusted.
+        Mismatch: of another version, or of a backend that is unknown here.
+    """
+    packed, metadata = container.read(path)
+    manifest = Manifest.from_metadata(str(path), metadata)
+    if manifest.backend not in backends.NAMES:
+        raise Mismatch(
+            f"{path}: built for the backend {manifest.backend!r}; this crn_fast has "
+            f"{', '.join(backends.NAMES)}: rebuild it: crn-fast build-engine CKPT --force"
+        )
+    if backends.get(manifest.backend).EXECUTABLE:
+        packed = trust.check(str(path), packed, metadata)
+    return manifest, packed
+
+
+def check_options(
+    name: str, chosen: backends.Backend, precision: str, options: Mapping[str, Any]
+) -> None:
+    """Check that the backend of that name has the precision and the options.
+
+    Raises:
+        UsageError: a precision that none has, or an option that this one has not.
+        Unavailable: a precision that this one has not.
+    """
+    backends.require_precision(name, precision, chosen.PRECISIONS)
+    if foreign := sorted(options.keys() - set(chosen.OPTIONS)):
+        raise UsageError(
+            f"{name}: has no {backends.BUILD_OPTIONS.get(foreign[0], foreign[0])}; leave it out, "
+            "or take another --backend"
+        )
 
 
 def buildable(loaded: Checkpoint) -> CascadeSpec:
@@ -182,23 +228,17 @@ class Engine:
             threads: CPU threads; None for as many as the process may use.
 
         Raises:
-            BadInput: the file is missing, damaged or of another kind.
+            BadInput: the file is missing, damaged, of another kind, or executable and not trusted.
             Mismatch: an engine of another version, or built for another backend; a baseline
                 network for any backend but eager.
             Unavailable: the backend cannot run here.
         """
         if Path(path).suffix == ".crn":
-            packed, metadata = container.read(path)
-            manifest = Manifest.from_metadata(str(path), metadata)
+            manifest, packed = read_file(path)
             if backend not in ("auto", manifest.backend):
                 raise Mismatch(
                     f"{path}: built for the backend {manifest.backend}, not {backend}: crn-fast "
                     f"build-engine CKPT --backend {backend}"
-                )
-            if manifest.backend not in backends.NAMES:
-                raise Mismatch(
-                    f"{path}: built for the backend {manifest.backend!r}; this crn_fast has "
-                    f"{', '.join(backends.NAMES)}: rebuild it: crn-fast build-engine CKPT --force"
                 )
             _, chosen, _ = backends.choose(manifest.backend)
             spec = manifest.spec

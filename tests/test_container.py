@@ -53,11 +53,23 @@ def test_whole_cache_lines_begin_at_cache_lines(tmp_path: Path) -> None:
         assert tensors[name].ctypes.data % container.LINE == 0
 
 
-def test_what_is_read_may_be_written_to_and_the_file_stays(file: Path) -> None:
+def test_every_number_is_aligned(file: Path) -> None:
+    for tensor in container.read(file)[0].values():
+        assert tensor.flags.aligned
+
+
+def test_what_is_read_may_be_changed_and_the_file_stays(file: Path, tmp_path: Path) -> None:
+    many_pages = np.zeros(1 << 18, np.uint8)
+    container.write(file, {"half": TENSORS["half"], "large": many_pages}, METADATA)
     tensors, _ = container.read(file)
     tensors["half"][0] = 9
+    tensors["large"][:] = 9
+    container.write(tmp_path / "changed", tensors, METADATA)
+    changed, _ = container.read(tmp_path / "changed")
     again, _ = container.read(file)
-    assert again["half"][0] == 0
+    assert tensors["half"][0] == changed["half"][0] == 9 and again["half"][0] == 0
+    assert (tensors["large"] == 9).all() and (changed["large"] == 9).all()
+    assert not again["large"].any()
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's /proc")
@@ -98,6 +110,17 @@ def test_every_truncation_is_refused(file: Path) -> None:
         file.write_bytes(whole[:length])
         with pytest.raises(BadInput, match=r"x\.safetensors: "):
             container.read(file)
+
+
+def test_what_the_system_does_not_map_is_not_called_damaged(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("mmap.mmap", no_room)
+    with pytest.raises(ResourceError, match=r"x\.safetensors: .*Cannot allocate memory"):
+        container.read(file)
 
 
 def test_swapped_tensors_are_refused_by_name(tmp_path: Path) -> None:

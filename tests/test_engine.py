@@ -138,8 +138,19 @@ def test_what_cannot_run_here_is_never_replaced(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_half_precision_without_a_gpu_is_refused(engine_file: Path) -> None:
-    with pytest.raises(Unavailable, match="fp16 needs an NVIDIA GPU"):
+    with pytest.raises(Unavailable, match="eager: has no fp16 here; it has fp32: take"):
         Engine.open(engine_file, precision="fp16")
+
+
+@pytest.mark.parametrize("backend", ["native", "eager"])
+def test_a_precision_means_the_same_to_every_backend(backend: str, tmp_path: Path) -> None:
+    if reason := backends.get(backend).available():
+        pytest.skip(reason)
+    made = tiny.make_checkpoint()
+    with pytest.raises(UsageError, match="precision is 'fp12'; expected one of auto, fp32"):
+        build_engine(made, tmp_path / "net.crn", backend=backend, precision="fp12")
+    with pytest.raises(Unavailable, match=f"{backend}: has no fp8 here; it has fp32"):
+        build_engine(made, tmp_path / "net.crn", backend=backend, precision="fp8")
 
 
 @pytest.mark.gpu

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import mmap
 import subprocess
 import sys
 import threading
@@ -202,8 +203,10 @@ def test_what_it_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = native.pack(made.spec, made.tensors, "auto")
     with pytest.raises(Unavailable, match="--device 0: the backend native runs on the CPU"):
         native.load(made.spec, packed, "auto", 0, None)
-    with pytest.raises(UsageError, match="precision is 'bf16'; expected fp32"):
+    with pytest.raises(Unavailable, match="native: has no bf16 here; it has fp32: take"):
         native.load(made.spec, packed, "bf16", None, None)
+    with pytest.raises(UsageError, match="precision is 'int8'; expected one of auto, fp32, tf32"):
+        native.load(made.spec, packed, "int8", None, None)
     with pytest.raises(UsageError, match="--threads is 0; expected 1 to 1024"):
         native.load(made.spec, packed, "auto", None, 0)
     monkeypatch.setenv(cpu.ISA_VARIABLE, "mmx")
@@ -242,6 +245,24 @@ def test_tuned_tiles_are_stored_and_render_the_same_picture(
     assert heard[0][0] == "tune" and len(heard) == heard[0][2] == 2 * len(made.spec.stages)
     found = Engine.open(tmp_path / "net.crn").render(labels)
     assert np.abs(found - oracle(made, labels).clip(0, 255)).max() < 0.52
+
+
+def test_large_weights_are_given_back_and_the_picture_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = network(SPECS["wider"])
+    labels = tiny.labels_array(2, made.spec)
+    expected = renderer(made)(labels)
+    build_engine(made, tmp_path / "net.crn", backend="native")
+    monkeypatch.setattr(native, "LEAN_BYTES", 0)
+    engine = Engine.open(tmp_path / "net.crn")
+    release, sizes = container.release, list[int]()
+    monkeypatch.setattr(container, "release", lambda t: (release(t), sizes.append(t.nbytes)))
+    for _ in range(2):
+        np.testing.assert_array_equal(engine.render(labels), expected)
+    convolutions = 2 * len(made.spec.stages)
+    assert len(sizes) == 2 * convolutions
+    assert max(sizes) > mmap.PAGESIZE, "nothing was given back"
 
 
 def test_layouts_of_any_number_by_turns() -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -18,8 +18,26 @@ from crn_fast.errors import Unavailable, UsageError
 from crn_fast.kernels.cpu.threads import usable_cpus
 from crn_fast.spec import CascadeSpec
 
-NAMES = ("native", "eager")
+AUTOMATIC = ("native", "eager", "trt")
 """In order of preference on a CPU, best first; the other way round where torch sees a GPU."""
+
+NAMES = (*AUTOMATIC, "fused")
+"""`fused` is taken by name alone, as its kernels have not run on a GPU yet."""
+
+BUILD_OPTIONS = {
+    "targets": "--target",
+    "batch": "--batch",
+    "timing_cache": "--timing-cache",
+    "tune": "--tune",
+    "progress": "progress",
+}
+"""Keyword arguments of `Backend.pack`, each of which some backends take -> how users know it."""
+
+BUILT_AHEAD = ("trt",)
+"""Backends that compile for seconds or minutes: 'auto' takes them for building engines only."""
+
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "fp8")
+"""Known to at least one backend; each offers some, on some devices."""
 
 MAX_THREADS = 1024
 """More than this crashes some thread pools; no machine gains by it."""
@@ -38,14 +56,33 @@ class Renderer(Protocol):
 
 class Backend(Protocol):
     PRECISIONS: tuple[str, ...]
+    OPTIONS: tuple[str, ...]
+    """Of `BUILD_OPTIONS`, those that `pack` takes besides."""
+    EXECUTABLE: bool
+    """Whether what `pack` gives is code: then a file of it must be signed to be opened."""
 
     def available(self) -> str | None:
         """None when it can run here, else what is missing and the way to it."""
 
+    def available_to_build(self) -> str | None:
+        """None when `pack` can work here, whether or not the result can run here."""
+
     def pack(
-        self, spec: CascadeSpec, tensors: Mapping[str, np.ndarray], precision: str
+        self,
+        spec: CascadeSpec,
+        tensors: Mapping[str, np.ndarray],
+        precision: str,
+        **options: Any,
     ) -> dict[str, np.ndarray]:
         """The tensors that an engine file holds for this backend."""
+
+    def describe(self, packed: Mapping[str, np.ndarray]) -> dict[str, str]:
+        """Of an executable backend: `target` and `precision`, what it was built for and computes
+        in, and versions by package.
+        """
+
+    def estimate(self, spec: CascadeSpec, precision: str, **options: Any) -> str:
+        """Of an executable backend: what `pack` would give, for people; errors as of `pack`."""
 
     def check(self, source: str, spec: CascadeSpec, packed: Mapping[str, np.ndarray]) -> None:
         """BadInput unless `packed` is what `pack` gives for this spec; `source` is named."""
@@ -72,8 +109,13 @@ def get(name: str) -> Backend:
     return cast(Backend, import_module(f"crn_fast.backends.{name}"))
 
 
-def choose(name: str = "auto") -> tuple[str, Backend, list[str]]:
+def choose(name: str = "auto", *, building: bool = False) -> tuple[str, Backend, list[str]]:
     """The backend asked for or, with 'auto', the best that can run here.
+
+    Args:
+        name: a backend's name, or 'auto'.
+        building: it need only build engines here, which is decided for one asked for by name; what
+            'auto' builds can run here, too.
 
     Returns:
         its name, the backend, and for 'auto' why better ones were passed over.
@@ -83,14 +125,39 @@ def choose(name: str = "auto") -> tuple[str, Backend, list[str]]:
         Unavailable: it, or every one, cannot run here; the message says what is missing.
     """
     passed: list[str] = []
-    candidates = (name,) if name != "auto" else NAMES[::-1] if sees_gpu() else NAMES
+    candidates = (name,) if name != "auto" else AUTOMATIC[::-1] if sees_gpu() else AUTOMATIC
     for candidate in candidates:
+        if name == "auto" and not building and candidate in BUILT_AHEAD:
+            continue
         backend = get(candidate)
-        reason = backend.available()
+        build_only = building and name != "auto"
+        reason = backend.available_to_build() if build_only else backend.available()
         if reason is None:
             return candidate, backend, passed
         passed.append(f"{candidate}: {reason}")
     raise Unavailable(f"no backend can run here: {'; '.join(passed)}")
+
+
+def require_precision(name: str, precision: str, able: Sequence[str]) -> None:
+    """Check that a backend can compute in what was asked for; it always takes 'auto'.
+
+    Args:
+        name: the backend's.
+        precision: what was asked for.
+        able: what the backend offers on the device that it is to run on.
+
+    Raises:
+        UsageError: no backend knows the precision.
+        Unavailable: this one does not offer it, here.
+    """
+    if precision not in ("auto", *PRECISIONS):
+        expected = ", ".join(("auto", *PRECISIONS))
+        raise UsageError(f"precision is {precision!r}; expected one of {expected}")
+    if precision not in ("auto", *able):
+        raise Unavailable(
+            f"{name}: has no {precision} here; it has {', '.join(able)}: take one of those, or "
+            "another --backend"
+        )
 
 
 def thread_count(asked: int | None) -> int:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crn_fast import cascade
-from crn_fast.backends import thread_count
+from crn_fast.backends import require_precision, thread_count
 from crn_fast.baselines.spec import BaselineSpec
-from crn_fast.errors import ResourceError, Unavailable, UsageError
+from crn_fast.errors import ResourceError, Unavailable
 from crn_fast.extras import out_of_memory, why_no_torch
 from crn_fast.spec import CascadeSpec
 from crn_fast.weights import arrange, check_tensors
@@ -24,11 +24,18 @@ if TYPE_CHECKING:
     import torch
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+ON_CPU = ("fp32",)
+"""Without an NVIDIA GPU."""
+OPTIONS: tuple[str, ...] = ()
+EXECUTABLE = False
 
 
 def available() -> str | None:
     """None when torch can be imported, else the way to get it."""
     return why_no_torch()
+
+
+available_to_build = available
 
 
 def pack(
@@ -109,12 +116,9 @@ def _choose(precision: str, device: int | None, threads: int | None) -> tuple[st
             f"--device {device}: this torch sees {gpus} GPUs; leave it out for the CPU"
         )
     where = torch.device("cuda", device or 0) if gpus else torch.device("cpu")
+    require_precision("eager", precision, PRECISIONS if gpus else ON_CPU)
     if precision == "auto":
         precision = "fp16" if gpus else "fp32"
-    if precision not in PRECISIONS:
-        raise UsageError(f"eager: precision is {precision!r}; expected {', '.join(PRECISIONS)}")
-    if not gpus and precision != "fp32":
-        raise Unavailable(f"eager: {precision} needs an NVIDIA GPU; on the CPU it runs fp32")
     torch.set_num_threads(thread_count(threads))
     return precision, where
 

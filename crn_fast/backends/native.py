@@ -21,7 +21,7 @@ from threading import Lock
 import numpy as np
 
 from crn_fast import cascade, container
-from crn_fast.backends import thread_count
+from crn_fast.backends import require_precision, thread_count
 from crn_fast.cascade import ConvWeights, HeadWeights
 from crn_fast.errors import BadInput, ResourceError, Unavailable, UsageError
 from crn_fast.kernels import cpu
@@ -149,7 +149,7 @@ def load(
     """Make packed weights ready to run.
 
     Raises:
-        Unavailable: a GPU was asked for.
+        Unavailable: a GPU or another precision was asked for.
         UsageError: an unknown precision, `threads` out of range, or $CRN_FAST_ISA is none that
             this CPU runs.
     """
@@ -158,8 +158,7 @@ def load(
             f"--device {device}: the backend native runs on the CPU; leave it out, or take "
             "--backend eager"
         )
-    if precision not in ("auto", *PRECISIONS):
-        raise UsageError(f"native: precision is {precision!r}; expected {', '.join(PRECISIONS)}")
+    require_precision("native", precision, PRECISIONS)
     usable = cpu.instruction_sets()
     isa = os.environ.get(cpu.ISA_VARIABLE) or usable[0]
     if isa not in usable:

@@ -61,7 +61,7 @@ def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     backend = click.option(
         "--backend",
-        type=click.Choice(["auto", "native", "eager"]),
+        type=click.Choice(["auto", "native", "eager", "trt"]),
         default="auto",
         show_default=True,
         help="What runs the network.",
@@ -75,7 +75,26 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     device = click.option(
         "--device", type=click.IntRange(min=0), metavar="N", help="Number of the GPU."
     )
-    return backend_options(device(threads(command)))
+    return backend_options(device(threads(trust_option(command))))
+
+
+def trust_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--trust-engine`, which holds for the process and is no parameter of the command."""
+    return click.option(
+        "--trust-engine",
+        metavar="SHA256",
+        multiple=True,
+        expose_value=False,
+        callback=_vouch,
+        help="Run an engine that was built elsewhere, by its SHA-256 as `crn-fast info` prints it.",
+    )(command)
+
+
+def _vouch(context: click.Context, parameter: click.Parameter, digests: tuple[str, ...]) -> None:
+    for digest in digests:
+        from crn_fast import trust
+
+        trust.vouch(digest)
 
 
 def say(message: str) -> None:

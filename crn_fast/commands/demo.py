@@ -14,6 +14,7 @@ EPILOG = """\b
 Examples:
   crn-fast demo
   crn-fast demo --model street-256 -o small.png
+  crn-fast demo --model street-256-diverse     # four pictures: demo_0.png, demo_1.png, ...
 """
 
 
@@ -21,7 +22,7 @@ Examples:
 @click.option(
     "-m",
     "--model",
-    type=click.Choice(["street-1024", "street-256"]),
+    type=click.Choice(["street-1024", "street-256", "street-256-diverse"]),
     default="street-1024",
     show_default=True,
     help="Packaged model.",
@@ -51,5 +52,6 @@ def command(
         **options,
     )
     height, width = models.SIZES[model]
-    say(f"{height}x{width} picture in {time.perf_counter() - since:.1f} s: {Path(out).resolve()}")
+    folder = Path(out).resolve().parent
+    say(f"{height}x{width} in {time.perf_counter() - since:.1f} s, in {folder}")
     say("next: crn-fast render --layout YOUR_LAYOUT.png")

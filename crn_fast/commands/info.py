@@ -76,7 +76,7 @@ def _container(file: Path) -> tuple[dict[str, Any], str]:
 
 
 def _engine(file: Path) -> dict[str, Any]:
-    from crn_fast import container
+    from crn_fast import container, trust
     from crn_fast.engine import Manifest
 
     _, metadata = container.read(file)
@@ -89,6 +89,7 @@ def _engine(file: Path) -> dict[str, Any]:
         "precision": manifest.precision,
         "target": manifest.target,
         "checkpoint": manifest.checkpoint_sha256,
+        "sha256": trust.digest(metadata),
         "built with": ", ".join(f"{k} {v}" for k, v in manifest.built_with.items()),
         **_notes(manifest.notes),
         "checksums": "all match",

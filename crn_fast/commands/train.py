@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crn_fast.commands import emit, interactive, say
-from crn_fast.errors import BadInput, Interrupted, Unavailable
+from crn_fast.errors import Interrupted, Unavailable
 from crn_fast.extras import why_no_torch
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def command(
 
     from crn_fast.palette import label_set
     from crn_fast.training import recipe as recipes
+    from crn_fast.training.preflight import FaultyData
     from crn_fast.training.trainer import Trainer
 
     since = time.monotonic()
@@ -105,17 +106,23 @@ def command(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif device == "cuda" and not torch.cuda.is_available():
         raise Unavailable("--device cuda: this torch sees no GPU; use --device cpu")
-    trainer = Trainer(
-        recipe,
-        Path(data),
-        Path(out),
-        label_set(recipe.label_set),
-        device,
-        resume=resume,
-        init_from=Path(init_from) if init_from else None,
-        licence=licence,
-        warn=say,
-    )
+    try:
+        trainer = Trainer(
+            recipe,
+            Path(data),
+            Path(out),
+            label_set(recipe.label_set),
+            device,
+            resume=resume,
+            init_from=Path(init_from) if init_from else None,
+            licence=licence,
+            check=check,
+            warn=say,
+        )
+    except FaultyData as error:
+        for line in error.table:
+            click.echo(line, err=True)
+        raise
     first = trainer.processes.first
     try:
         if first:
@@ -123,41 +130,24 @@ def command(
                 f"{len(trainer.windows)} pairs of photo and layout; {trainer.device}; "
                 f"step {trainer.step} of {trainer.steps}"
             )
-        if check and first:
-            _check(trainer)
         with _stop_on_signals(since, max_time) as stopping, _Display(trainer, first) as show:
             for progress in trainer.run(stopping):
                 show(progress)
     finally:
         trainer.close()
+    if not first:
+        return
     if trainer.step < trainer.steps:
         raise Interrupted(
             f"{out}/ckpt.pt: saved at step {trainer.step} of {trainer.steps}; the same command "
             "with --resume goes on"
         )
-    if first:
-        from crn_fast.training.plots import loss_curve
+    from crn_fast.training.plots import loss_curve
 
-        say(f"learning curve: {loss_curve(Path(out))}")
-        emit(str(Path(out) / "ckpt.pt"))
-        following = "render --layout LAYOUT.png -m" if recipe.baseline else "build-engine"
-        say(f"next: crn-fast {following} {Path(out) / 'ckpt.pt'}")
-
-
-def _check(trainer: Trainer) -> None:
-    """Find every faulty pair before the first step.
-
-    Raises:
-        BadInput: there are some; each is named in a line of its own before.
-    """
-    from crn_fast.training.data import faults
-
-    if found := faults(trainer.windows):
-        for line in found:
-            click.echo(line, err=True)
-        raise BadInput(
-            f"{len(found)} of {len(trainer.windows)} pairs cannot be used; each is named above"
-        )
+    say(f"learning curve: {loss_curve(Path(out))}")
+    emit(str(Path(out) / "ckpt.pt"))
+    following = "render --layout LAYOUT.png -m" if recipe.baseline else "build-engine"
+    say(f"next: crn-fast {following} {Path(out) / 'ckpt.pt'}")
 
 
 @contextmanager
@@ -217,10 +207,11 @@ class _Display:
     def _show(self, progress: Progress) -> None:
         if not self.visible:
             return
+        speed = progress.speed
         line = (
-            f"loss {progress.loss:.4f}  {progress.images_per_second:.1f} images/s  "
-            f"{progress.tflops:.2f} TFLOP/s  data wait {progress.data_wait:.0%}  "
-            f"{progress.memory_gb:.1f} GB"
+            f"loss {progress.loss:.4f}  {speed.images_per_second:.1f} images/s  "
+            f"{speed.tflops:.2f} TFLOP/s  utilisation {speed.utilisation:.0%}  "
+            f"data wait {speed.data_wait:.0%}  {speed.memory_gb:.1f} GB"
         )
         if self.bar:
             self.bar.update(self.task, completed=progress.step, line=line)

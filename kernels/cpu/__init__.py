@@ -84,7 +84,7 @@ def refine(
         upsampling: 'align_corners' or 'half_pixel'.
         threads: threads to use; 0 means all CPUs that this process may use.
         isa: one of `instruction_sets`; '' for $CRN_FAST_ISA, or the best.
-        out: memory [floats] that becomes the raw output; None for new memory.
+        out: memory [floats] that becomes the raw output, none of it an argument's; None for new.
 
     Returns:
         The features of this convolution: the same bits whatever the number of threads.

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <vector>
@@ -98,10 +99,15 @@ nb::object empty(const nb::tuple& shape, T** data) {
   return array;
 }
 
+struct Input {
+  const char* name;
+  const Array& array;  // may be null
+};
+
 // Memory for an op's output: the beginning of `out`, or where that is None a new array.
-// It must not overlap `input`, which may be null.
-nb::object room(const char* op, nb::handle out, const nb::tuple& shape, const Array& input,
-                float** data) {
+// It must not overlap the inputs.
+nb::object room(const char* op, nb::handle out, const nb::tuple& shape,
+                std::initializer_list<Input> inputs, float** data) {
   if (out.is_none()) return empty(shape, data);
   const Array memory = checked<float>(op, "out", out, "[floats]", {kAny});
   std::size_t wanted = 1;
@@ -111,8 +117,13 @@ nb::object room(const char* op, nb::handle out, const nb::tuple& shape, const Ar
          " floats; expected at least " + std::to_string(wanted) + " that may be written");
   }
   const float* first = floats(memory);
-  if (input.is_valid() && first < floats(input) + input.size() && floats(input) < first + wanted) {
-    fail(std::string(op) + ": out overlaps raw; expected other memory");
+  const auto* begin = reinterpret_cast<const char*>(first);
+  for (const auto& [name, array] : inputs) {
+    if (!array.is_valid()) continue;
+    const auto* other = static_cast<const char*>(array.data());
+    if (begin < other + array.nbytes() && other < begin + wanted * sizeof(float)) {
+      fail(std::string(op) + ": out overlaps " + name + "; expected other memory");
+    }
   }
   const nb::object part =
       out.attr("__getitem__")(nb::slice(std::size_t{0}, wanted, std::size_t{1}));
@@ -255,8 +266,16 @@ nb::tuple convolve(nb::handle raw, nb::handle scale, nb::handle shift, nb::handl
   c.weights = floats(weight_array);
 
   const nb::tuple pending = nb::make_tuple(c.batch, c.padded);
-  const nb::object out =
-      room(op, memory, nb::make_tuple(c.batch, c.height, c.width, c.padded), raw_array, &c.out);
+  const nb::object out = room(op, memory, nb::make_tuple(c.batch, c.height, c.width, c.padded),
+                              {{"raw", raw_array},
+                               {"scale", scale_array},
+                               {"shift", shift_array},
+                               {"layout", layout_array},
+                               {"weight", weight_array},
+                               {"table", table_array},
+                               {"gamma", gamma_array},
+                               {"beta", beta_array}},
+                              &c.out);
   const nb::object out_scale = empty(pending, &c.out_scale);
   const nb::object out_shift = empty(pending, &c.out_shift);
   {

@@ -128,6 +128,12 @@ def test_the_output_may_lie_in_given_memory() -> None:
     raw = inside[: features.raw.size].reshape(features.raw.shape)
     with pytest.raises(ValueError, match="conv: out overlaps raw"):
         cpu.conv(features._replace(raw=raw), packed, out=inside[features.raw.size - 1 :])
+    beside = np.zeros(found.raw.size + 20, np.float32)
+    packed.beta = beside[-20:]
+    cpu.conv(features, packed, out=beside)
+    packed.beta = beside[-21:-1]
+    with pytest.raises(ValueError, match="conv: out overlaps beta"):
+        cpu.conv(features, packed, out=beside)
 
 
 def test_two_python_threads_at_once() -> None:

@@ -1,0 +1,1 @@
+"""TensorRT: the cascade as its network definition, plans built of it, and running them."""
