@@ -1,0 +1,171 @@
+"""What gpu_check.py compares with: torch in half precision, and cuDNN with our passes around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crn_fast.fused.ops import Choices, FusedOps
+from crn_fast.kernels.gpu.apply import apply
+from crn_fast.kernels.gpu.conv import conv
+from crn_fast.kernels.gpu.operands import Convolution, Features
+from crn_fast.kernels.gpu.queue import Queue
+from crn_fast.kernels.gpu.refine import refine
+from crn_fast.spec import CascadeSpec
+
+EPS = 1e-12
+
+
+class Written(nn.Module):
+    """The network in torch, channels last, with the layout's channels padded to a multiple of 8.
+
+    Layer norm by `var_mean` in float32 and one multiplication, which torch.compile can fuse; group
+    norm gives channels-first results on a GPU.
+    """
+
+    def __init__(self, spec: CascadeSpec, tensors: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.spec, self.dtype = spec, dtype
+        self.classes = -(-spec.classes // 8) * 8
+        for name, array in tensors.items():
+            value = torch.from_numpy(array).cuda()
+            if name.endswith("conv1.weight"):
+                value = F.pad(value, (0, 0, 0, 0, 0, self.classes - spec.classes))
+            if name.endswith("weight"):
+                value = value.to(dtype)
+            if value.ndim == 4:
+                value = value.contiguous(memory_format=torch.channels_last)
+            self.register_buffer(name.replace(".", "_"), value)
+        ids = torch.arange(self.classes, dtype=torch.uint8, device="cuda")
+        self.register_buffer("ids", ids[:, None, None])
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """uint8 [N, H, W] -> uint8 RGB [N, K, H, W, 3], on the device."""
+        soft = (labels[:, None] == self.ids).to(self.dtype)
+        layouts = [soft.contiguous(memory_format=torch.channels_last)]
+        for _ in self.spec.stages[1:]:
+            layouts.append(F.avg_pool2d(layouts[-1], 2))
+        x = None
+        for stage in self.spec.stages:
+            layout = layouts.pop()
+            if x is not None:
+                align = self.spec.upsampling == "align_corners"
+                size = (stage.height, stage.width)
+                x = F.interpolate(x, size=size, mode="bilinear", align_corners=align)
+            x = layout if x is None else torch.cat([x, layout], 1)
+            for conv_name in ("conv1", "conv2"):
+                weight, gamma, beta = (
+                    getattr(self, f"stages_{stage.index}_{conv_name}_{field}")
+                    for field in ("weight", "gamma", "beta")
+                )
+                raw = F.conv2d(x, weight, padding=1).float()
+                variance, mean = torch.var_mean(raw, (1, 2, 3), correction=0, keepdim=True)
+                scale = gamma[:, None, None] * torch.rsqrt(variance + EPS)
+                x = F.leaky_relu((raw - mean) * scale + beta[:, None, None], 0.2).to(self.dtype)
+        y = F.conv2d(x, self.head_weight[:, :, None, None]).float() + self.head_bias[:, None, None]
+        n, channels, height, width = y.shape
+        rgb = (y.reshape(n, 3, channels // 3, height, width).permute(0, 2, 3, 4, 1) + 1) * 127.5
+        return (rgb.clamp(0, 255) + 0.5).floor().to(torch.uint8)
+
+
+class Lap(NamedTuple):
+    """One convolution of a picture, with what went into it."""
+
+    op: str
+    stage: int
+    features: Features | None
+    layout: Tensor | None
+    weights: Convolution
+    upsampling: str
+
+    def ours(self, choices: Choices) -> Tensor:
+        """The raw result through our kernels."""
+        queue = Queue(self.weights.gamma.device)
+        tf32 = choices.precision == "tf32"
+        if self.op == "conv":
+            _, tile = choices.tile(self.stage, "conv2", self.weights)
+            assert self.features is not None
+            return conv(queue, self.features, self.weights, tile, tf32).raw
+        _, tile = choices.tile(self.stage, "conv1", self.weights)
+        assert self.layout is not None
+        return refine(
+            queue, self.features, self.layout, self.weights, self.upsampling, tile, tf32
+        ).raw
+
+    def cudnn(self) -> Tensor:
+        """The same: our apply pass, torch's concatenation, cuDNN, and statistics by torch."""
+        dtype = self.weights.weight.dtype
+        parts, taps = [], []
+        if self.features is not None:
+            queue = Queue(self.weights.gamma.device)
+            mode = self.upsampling if self.op == "refine" else "none"
+            parts.append(apply(queue, self.features, dtype, mode))
+            taps.append(self.weights.weight)
+        if self.layout is not None and self.weights.layout is not None:
+            layout, classes = self.layout, self.weights.layout.shape[2]
+            if layout.dtype == torch.uint8:
+                ids = torch.arange(classes, device=layout.device, dtype=torch.uint8)
+                layout = layout[..., None] == ids
+            parts.append(layout.to(dtype))
+            taps.append(self.weights.layout)
+        x = torch.cat(parts, 3) if len(parts) > 1 else parts[0]
+        weight = torch.cat(taps, 2) if len(taps) > 1 else taps[0]
+        outputs = weight.shape[1]
+        kernel = weight.view(3, 3, outputs, -1).permute(2, 3, 0, 1)
+        kernel = kernel.contiguous(memory_format=torch.channels_last)
+        raw = F.conv2d(x.permute(0, 3, 1, 2), kernel, padding=1)
+        torch.var_mean(raw.float(), (1, 2, 3), correction=0)
+        return raw.permute(0, 2, 3, 1)
+
+    def values(self, raw: Tensor) -> np.ndarray:
+        """Without the padding channels, float32."""
+        array: np.ndarray = raw[..., : self.weights.channels].float().cpu().numpy()
+        return array
+
+
+class Recorder:
+    """An op table around `FusedOps` that keeps what goes into each convolution."""
+
+    def __init__(self, ops: FusedOps) -> None:
+        self.ops, self.laps = ops, list[Lap]()
+
+    def __getattr__(self, op: str) -> Any:
+        return getattr(self.ops, op)
+
+    def refine(self, features: Any, layout: Any, weights: Any, upsampling: str) -> Any:
+        self.laps.append(Lap("refine", self.ops.stage, features, layout, weights, upsampling))
+        return self.ops.refine(features, layout, weights, upsampling)
+
+    def conv(self, features: Any, weights: Any) -> Any:
+        self.laps.append(Lap("conv", self.ops.stage, features, None, weights, "none"))
+        return self.ops.conv(features, weights)
+
+
+def graph(run: Callable[[], object]) -> Callable[[], None]:
+    """A CUDA graph of what `run` launches."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+        stream.synchronize()
+        captured = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(captured, stream=stream):
+            run()
+    return captured.replay
+
+
+def elapsed(run: Callable[[], None], repeats: int) -> float:
+    """Seconds of one run, of several in a row."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(repeats):
+        run()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3 / repeats
