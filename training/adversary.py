@@ -23,19 +23,20 @@ class Adversary:
         self.loss = torch.zeros(1)
         """Of the last step, [1], a mean over the processes."""
 
-    def learn(self, rendered: Tensor, photos: list[Tensor], labels: Tensor, rate: float) -> None:
-        """One step on a batch; arguments as `objective.compare`'s."""
+    def backward(self, rendered: Tensor, photos: list[Tensor], labels: Tensor) -> None:
+        """The gradient of its loss on a batch; arguments as `objective.compare`'s."""
         half = self.recipe.training.precision == "bf16"
         scales = self.recipe.loss.scales
         with torch.autocast(labels.device.type, torch.bfloat16, enabled=half):
             loss, found = objective.compare(
                 self.judge.learn, rendered.detach(), photos, labels, scales
             )
-        self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        for parameter in self.judge.discriminator.parameters():
-            assert parameter.grad is not None
-            parameter.grad = self.processes.mean(parameter.grad)
-        self.optimizer.step()
+        self.processes.average(self.judge.discriminator)
         self.loss = self.processes.mean(found)
+
+    def step(self, rate: float) -> None:
+        """Follow the gradient, at a learning rate."""
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.step()

@@ -1,7 +1,7 @@
 """Pairs of a photo and its layout, and the random windows of them that a network trains on.
 
 Photos and layouts stay uint8 until they are on the device. Which sample comes at which position of
-a run, and its window, follow from (seed, position) alone, so a resumed run sees what an
+a run, its window and its colours follow from (seed, position) alone, so a resumed run sees what an
 uninterrupted one would have seen, on any number of processes.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -26,12 +25,13 @@ from crn_fast.files import kind_of
 from crn_fast.kernels.cpu.threads import usable_cpus
 from crn_fast.kernels.reference import one_hot
 from crn_fast.palette import LabelSet
+from crn_fast.training import color
 from crn_fast.training.distributed import Processes
 from crn_fast.training.recipe import Source, TrainingRecipe
 
 PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
-ORDER, PAIR, ZOOM = range(3)
+ORDER, PAIR, ZOOM, COLOR = range(4)
 """First words of the random streams' seeds, so that no two streams are one."""
 
 
@@ -39,6 +39,16 @@ class Pair(NamedTuple):
     photo: Path
     labels: Path
     source: Source
+
+
+class Window(NamedTuple):
+    """A part of a photo, in its own pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    mirrored: bool
 
 
 class Sample(NamedTuple):
@@ -49,25 +59,42 @@ class Sample(NamedTuple):
     labels: Tensor
     """uint8 [h', w'], at the layout's own scale"""
     name: str
+    """The photo's path."""
+    labels_name: str
+    window: Window
 
 
-def find_pairs(root: Path, source: Source) -> list[Pair]:
-    """The pairs of one source: files of the same name, suffixes aside, in the same subfolder.
+def match(root: Path, source: Source) -> tuple[list[Pair], list[Path]]:
+    """The pairs of one source, and the files that have no partner.
+
+    A pair is files of the same name, suffixes aside, in the same subfolder.
 
     Raises:
-        BadInput: a folder is missing or empty, two files have one name, or a file has no partner.
+        BadInput: a folder is missing or empty, or two files have one name.
         ResourceError: a folder may not be read.
     """
     photos = _files(root / source.photos, PHOTO_SUFFIXES, source.photo_suffix, source.skip)
     labels = _files(root / source.labels, {".png"}, source.label_suffix, source.skip)
-    if alone := sorted(photos.keys() ^ labels.keys()):
-        first = photos.get(alone[0]) or labels[alone[0]]
+    pairs = [Pair(photos[n], labels[n], source) for n in sorted(photos.keys() & labels.keys())]
+    alone = [photos.get(n) or labels[n] for n in sorted(photos.keys() ^ labels.keys())]
+    return pairs, alone
+
+
+def find_pairs(root: Path, source: Source) -> list[Pair]:
+    """The pairs of one source.
+
+    Raises:
+        BadInput: as `match`, or a file has no partner.
+        ResourceError: as `match`.
+    """
+    pairs, alone = match(root, source)
+    if alone:
         raise BadInput(
-            f"{first}: has no partner ({len(alone)} such files in {root / source.photos} and "
+            f"{alone[0]}: has no partner ({len(alone)} such files in {root / source.photos} and "
             f"{root / source.labels}); a photo and its layout need the same name, or set "
             "photo_suffix and label_suffix in the recipe's [[data]]"
         )
-    return [Pair(photos[name], labels[name], source) for name in sorted(photos)]
+    return pairs
 
 
 def _files(folder: Path, endings: set[str], suffix: str, skip: tuple[str, ...]) -> dict[str, Path]:
@@ -91,6 +118,7 @@ def _files(folder: Path, endings: set[str], suffix: str, skip: tuple[str, ...]) 
 class Windows(Dataset[Sample | CrnError]):
     """The sample at each position of a run: a pair, a random window of it, perhaps mirrored.
 
+    The window is the crop augmentation: `Source.zoom` of the largest that fits, at a random place.
     A single source is gone through in a new random order again and again; of several, each sample
     comes from one drawn by its share. A fault in a file is returned, not raised: worker processes
     would make a traceback of it.
@@ -100,7 +128,7 @@ class Windows(Dataset[Sample | CrnError]):
         sources: as in the recipe.
         labels: the label set that the layouts are in.
         size: height and width of the network's picture.
-        recipe: for seed, batch and flip.
+        recipe: for seed, batch, workers, and the augmentation by flips and colours.
     """
 
     def __init__(
@@ -115,6 +143,9 @@ class Windows(Dataset[Sample | CrnError]):
         shares = np.array([source.share for source in sources])
         self.shares = shares / shares.sum()
         self.labels, self.size, self.recipe = labels, size, recipe
+        self.colors = color.Jitter(
+            recipe.brightness, recipe.contrast, recipe.saturation, recipe.hue
+        )
 
     def __len__(self) -> int:
         """Number of pairs: the length of an epoch, not of a run."""
@@ -133,9 +164,14 @@ class Windows(Dataset[Sample | CrnError]):
         batch = np.random.default_rng((seed, ZOOM, position // self.recipe.batch))
         low, high = pair.source.zoom
         try:
-            return self.window(pair, low + (high - low) * batch.random(), rng)
+            sample = self.window(pair, low + (high - low) * batch.random(), rng)
         except CrnError as error:
             return error
+        if any(self.colors):
+            drawn = color.draw(self.colors, np.random.default_rng((seed, COLOR, position)))
+            photo = color.apply(sample.photo.numpy(), drawn)
+            sample = sample._replace(photo=torch.from_numpy(photo))
+        return sample
 
     def window(
         self, pair: Pair, zoom: float = 1.0, rng: np.random.Generator | None = None
@@ -143,24 +179,35 @@ class Windows(Dataset[Sample | CrnError]):
         """A window, `zoom` of the largest that fits: a random one, or central if `rng` is None.
 
         Raises:
-            BadInput: as `read_pair`, or photos too small for a window.
+            BadInput: as `read_pair`.
         """
         photo, labels = read_pair(pair, self.labels)
         height, width = labels.shape
-        unit = zoom * min(height / self.size[0], width / self.size[1])
-        h, w = max(1, round(unit * self.size[0])), max(1, round(unit * self.size[1]))
-        y, x = (height - h) / 2, (width - w) / 2
+        h, w = window_size((height, width), self.size, zoom)
+        y, x = (height - h) // 2, (width - w) // 2
         if rng is not None:
-            y, x = rng.integers(height - h + 1), rng.integers(width - w + 1)
-        inside = np.s_[int(y) : int(y) + h, int(x) : int(x) + w]
-        photo, labels = photo[inside], labels[inside]
-        if rng is not None and self.recipe.flip and rng.random() < 0.5:
+            y, x = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+        photo, labels = photo[y : y + h, x : x + w], labels[y : y + h, x : x + w]
+        mirrored = rng is not None and self.recipe.flip and bool(rng.random() < 0.5)
+        if mirrored:
             photo, labels = photo[:, ::-1], labels[:, ::-1]
         if h > self.size[0] or w > self.size[1]:
             photo = image.resize(photo, (min(h, self.size[0]), min(w, self.size[1])))
         photo = _expose(photo, pair.source.gain).copy()
         labels = labels.copy()  # torch takes no negative strides
-        return Sample(torch.from_numpy(photo), torch.from_numpy(labels), str(pair.photo))
+        return Sample(
+            torch.from_numpy(photo),
+            torch.from_numpy(labels),
+            str(pair.photo),
+            str(pair.labels),
+            Window(y, x, h, w, mirrored),
+        )
+
+
+def window_size(photo: tuple[int, int], picture: tuple[int, int], zoom: float) -> tuple[int, int]:
+    """Size of a window: `zoom` of the largest in the photo that has the picture's aspect."""
+    unit = zoom * min(photo[0] / picture[0], photo[1] / picture[1])
+    return max(1, round(unit * picture[0])), max(1, round(unit * picture[1]))
 
 
 @lru_cache(maxsize=2)
@@ -191,21 +238,6 @@ def read_pair(pair: Pair, labels: LabelSet) -> tuple[np.ndarray, np.ndarray]:
             f"{photo.shape[0]}x{photo.shape[1]}; they must be the same size"
         )
     return photo, ids
-
-
-def faults(windows: Windows) -> list[str]:
-    """Read every pair once: a line for each that cannot be trained on."""
-
-    def fault(pair: Pair) -> str | None:
-        try:
-            read_pair(pair, windows.labels)
-        except CrnError as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor(usable_cpus()) as pool:
-        found = pool.map(fault, (pair for pairs in windows.pairs for pair in pairs))
-        return [line for line in found if line]
 
 
 def fit_labels(labels: Tensor, size: tuple[int, int], classes: int) -> Tensor:
@@ -247,8 +279,12 @@ def batches(
                 if isinstance(sample, CrnError):
                     raise sample
             yield found
-    except RuntimeError as error:
-        if isinstance(error, CrnError) or "DataLoader worker" not in str(error):
+    except CrnError:
+        raise
+    except (RuntimeError, EOFError, OSError) as error:
+        # What torch says depends on what it was at when the process was gone.
+        gone = not isinstance(error, RuntimeError) or "DataLoader worker (pid" in str(error)
+        if not workers or not gone or "in DataLoader worker process" in str(error):
             raise
         raise ResourceError(
             "a process that reads data was killed, probably for want of memory: lower "

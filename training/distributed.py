@@ -46,11 +46,21 @@ class Processes:
         return self.rank == 0
 
     def share(self, network: nn.Module) -> nn.Module:
-        """The network, with its gradients averaged over the processes."""
+        """The network, whose backward pass averages its gradients over the processes."""
         if self.size == 1:
             return network
         devices = [self.device] if self.device.startswith("cuda") else None
-        return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+        return DistributedDataParallel(network, device_ids=devices)
+
+    def average(self, network: nn.Module) -> None:
+        """Average gradients over the processes, one by one.
+
+        Slower than `share`, which groups gradients anew after the first step: a resumed run would
+        do so once more, and three processes or more would add in another order than before.
+        """
+        for parameter in network.parameters():
+            if parameter.grad is not None:
+                parameter.grad = self.mean(parameter.grad)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of a tensor over the processes."""
@@ -59,6 +69,14 @@ class Processes:
             dist.all_reduce(values)
             values /= self.size
         return values
+
+    def gather(self, lines: list[str]) -> list[list[str]]:
+        """Every process's lines, by rank, in all of them."""
+        if self.size == 1:
+            return [lines]
+        found: list[list[str]] = [[] for _ in range(self.size)]
+        dist.all_gather_object(found, lines)
+        return found
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process, the same answer in all."""

@@ -26,6 +26,8 @@ class Extractor(nn.Module):
 
     layers: tuple[str, ...]
     """Names of the features it gives, after the input."""
+    smallest: int = 1
+    """Side in pixels below which its last layer would have nothing to look at."""
 
     def forward(self, rgb: Tensor) -> list[Tensor]:
         """Float RGB [N, 3, H, W] in 0..255 -> the input, then each layer's features."""
@@ -40,6 +42,7 @@ class VGG19(Extractor):
     """
 
     layers = tuple(f"conv{block}_2" for block in range(1, 6))
+    smallest = 16
     mean: Tensor
     deviation: Tensor
 
@@ -83,6 +86,7 @@ class Distilled(Extractor):
     """
 
     layers = tuple(f"relu{block}_1" for block in range(1, 6))
+    smallest = 32  # its borders mirror, for which the last layer needs two pixels
 
     def __init__(self, state: dict[str, Tensor]) -> None:
         super().__init__()

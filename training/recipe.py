@@ -7,7 +7,7 @@
     [baseline]       absent, or kind and width of a network to compare the cascade with; its size
                      and classes are still those of [network]
     [loss]           kind, feature network, weights, calibration
-    [training]       steps or epochs, batch, learning rate, precision, ...
+    [training]       steps or epochs, batch, learning rate, precision, augmentation, ...
 
 Unknown keys and values of the wrong type are errors that name them.
 """
@@ -50,7 +50,8 @@ class Source:
     share: float = 1.0
     """Weight of this source when samples are drawn; shares need not add up to 1."""
     zoom: tuple[float, float] = (1.0, 1.0)
-    """Range of a random window's side, as a share of the largest that fits the photo."""
+    """Crop augmentation: range of a random window's side, as a share of the largest of the
+    network's aspect that fits the photo. Photo and layout are cut alike. (1, 1): off."""
     gain: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """Multiplies R, G and B: brings the photos of several cameras to one exposure and white."""
 
@@ -116,13 +117,26 @@ class TrainingRecipe:
     """Only algorithms whose results repeat bit for bit."""
     flip: bool = False
     """Mirror half of the samples."""
+    brightness: float = 0.0
+    """Colour augmentation, of photos alone: their values are multiplied by a factor that is drawn
+    from 1 - brightness .. 1 + brightness. 0: off, as the next three."""
+    contrast: float = 0.0
+    """The same of the distance from the photo's mean luma."""
+    saturation: float = 0.0
+    """The same of the distance from each pixel's luma."""
+    hue: float = 0.0
+    """Colours are turned by -hue .. hue of the colour circle."""
     sample_every: int = 1000
     save_every: int = 1000
     keep: int = 2
     """Checkpoints kept, the newest included."""
     tensorboard: bool = False
     """Write TensorBoard's event files, too."""
+    peak_tflops: float = 0.0
+    """What one device can do at this precision, in 10^12 operations a second, which its use is
+    reported against; 0 takes what a large matrix product reaches before the first step."""
     workers: int = 2
+    """Processes that read data, at most as many as there are usable CPUs; 0 reads in between."""
     seed: int = 0
 
 
@@ -218,6 +232,11 @@ def _check(recipe: Recipe, source: str) -> None:
         "training.sample_every": (t.sample_every, t.sample_every >= 1),
         "training.save_every": (t.save_every, t.save_every >= 1),
         "training.keep": (t.keep, t.keep >= 1),
+        "training.brightness": (t.brightness, 0 <= t.brightness < 1),
+        "training.contrast": (t.contrast, 0 <= t.contrast < 1),
+        "training.saturation": (t.saturation, 0 <= t.saturation <= 1),
+        "training.hue": (t.hue, 0 <= t.hue <= 0.5),
+        "training.peak_tflops": (t.peak_tflops, t.peak_tflops >= 0),
         "training.workers": (t.workers, 0 <= t.workers <= 256),
         "training.seed": (t.seed, 0 <= t.seed < 1 << 63),
         "loss.calibrate_at": (loss.calibrate_at, loss.calibrate_at >= 0),

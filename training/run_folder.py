@@ -7,6 +7,7 @@ timing.jsonl         the same lines' speed, which never repeats
 samples/             validation layouts as the network renders them
 loss.png             the loss and its terms over the steps, drawn when training ends
 tensorboard/         the logs' lines as event files, where the recipe asks for them
+diverged-<rank>.pt   what each process met where the loss stopped being a finite number
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import weakref
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -42,6 +44,8 @@ class RunFolder:
         self.path = path
         make_folder(path / "samples")
         self._lock = _lock(path / ".lock") if own else None
+        if own:
+            _sweep(path)
         self._writer = _tensorboard(path / "tensorboard") if own and tensorboard else None
 
     def close(self) -> None:
@@ -98,7 +102,6 @@ class RunFolder:
                 stream.write(json.dumps(values) + "\n")
         except OSError as error:
             raise ResourceError(f"{self.path}: cannot be written ({error.strerror})") from None
-
         if self._writer:
             for key, value in _scalars(values).items():
                 self._writer.add_scalar(f"{name}/{key}", value, values["step"])
@@ -161,6 +164,12 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def _sweep(path: Path) -> None:
+    """Take away the temporary files of runs that were killed as they wrote."""
+    for left in (*path.glob(".*.tmp"), *path.glob("samples/.*.tmp")):
+        left.unlink(missing_ok=True)
+
+
 def _lock(path: Path) -> IO[str]:
     """Hold the file at `path` for this process; the lock goes with the process, however it ends."""
     try:
@@ -178,4 +187,16 @@ def _lock(path: Path) -> IO[str]:
         raise BadInput(
             f"{path.parent}: another process trains there; choose another --out"
         ) from None
+    _close_in_children(stream)
     return stream
+
+
+def _close_in_children(stream: IO[str]) -> None:
+    """Processes that read data inherit the lock, and would hold it when this one is killed."""
+    held = weakref.ref(stream)
+
+    def close() -> None:
+        if inherited := held():
+            inherited.close()
+
+    os.register_at_fork(after_in_child=close)

@@ -20,16 +20,20 @@ COLUMNS = 8
 """Renders on the sheet; of more, evenly spaced ones are shown."""
 
 
+def choose(pairs: list[data.Pair]) -> list[data.Pair]:
+    """At most COUNT pairs, evenly spread."""
+    count = min(COUNT, len(pairs))
+    return [pairs[i * len(pairs) // count] for i in range(count)]
+
+
 class Samples:
     """The chosen layouts, read once so that a fault in them shows before the first step."""
 
     def __init__(self, windows: data.Windows, folder: Path) -> None:
         """Take the validation data and the folder for step_<n>.png and sheet.png."""
-        pairs = windows.pairs[0]
-        chosen = [pairs[i * len(pairs) // COUNT] for i in range(min(COUNT, len(pairs)))]
         self.folder, self.size = folder, windows.size
         self.labels, panels = [], []
-        for pair in chosen:
+        for pair in choose(windows.pairs[0]):
             window = windows.window(pair)
             labels = data.fit_labels(window.labels, windows.size, windows.labels.classes)
             colors = layout.colorize(layout.from_array(labels.numpy(), windows.labels))

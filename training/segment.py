@@ -25,8 +25,7 @@ from crn_fast.training import recipe as recipes
 from crn_fast.training.segmenter import SIZE, WIDTHS, Segmenter, save
 
 ZOOM = (0.5, 1.0)
-EXPOSURE = 0.3
-"""Photos are brightened or darkened by up to this share."""
+BRIGHTNESS = 0.3
 
 
 class Progress(NamedTuple):
@@ -48,7 +47,7 @@ def train(
     """Train a segmenter by cross-entropy, void left out, rare classes weighted up.
 
     Args:
-        windows: random windows of photos and layouts; batch, flip and seed are its recipe's.
+        windows: of photos and layouts; batch, augmentation and seed are its recipe's.
         steps: over which the learning rate falls to 0 by a cosine.
         widths: as `Segmenter`.
         learning_rate: AdamW's, at the start.
@@ -73,11 +72,9 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * (1 + math.cos(math.pi * done)) / 2
         photos = torch.stack([_resized(sample.photo, windows.size) for sample in samples])
-        exposure = 1 + EXPOSURE * (2 * torch.rand(len(samples), 1, 1, 1) - 1)
         target = torch.stack(
             [data.fit_labels(sample.labels, windows.size, labels.classes) for sample in samples]
         )
-        photos = (photos * exposure).clamp_max(255)
         scores = model(photos.to(device, memory_format=torch.channels_last))
         loss = F.cross_entropy(
             scores, target.long().to(device), weight.to(device), ignore_index=void
@@ -164,7 +161,9 @@ def command(
         torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     source = recipes.Source(photos=photos, labels=layouts, zoom=ZOOM)
-    settings = recipes.TrainingRecipe(batch=batch, flip=True, workers=workers, seed=seed)
+    settings = recipes.TrainingRecipe(
+        batch=batch, flip=True, brightness=BRIGHTNESS, workers=workers, seed=seed
+    )
     windows = data.Windows(root, (source,), label_set(labels), SIZE, settings)
     click.echo(f"{len(windows.pairs[0])} pairs of photo and layout; {device}", err=True)
     last = time.monotonic()

@@ -9,11 +9,10 @@ from __future__ import annotations
 import copy
 import json
 import math
-import sys
-import time
+import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +27,17 @@ from crn_fast.extras import out_of_memory
 from crn_fast.module import Cascade
 from crn_fast.palette import LabelSet
 from crn_fast.spec import CascadeSpec
-from crn_fast.training import data, objective
+from crn_fast.training import data, divergence, lineage, objective, preflight, speed
 from crn_fast.training.adversary import Adversary
 from crn_fast.training.distributed import Processes
 from crn_fast.training.losses.adversarial import AdversarialLoss
 from crn_fast.training.recipe import Recipe
-from crn_fast.training.run_folder import RunFolder
+from crn_fast.training.run_folder import NEWEST, RunFolder
 from crn_fast.training.samples import Samples
+from crn_fast.training.speed import Meter, Speed
 
 LOG_EVERY = 10
-"""Steps between looks at the loss: each look waits for the device."""
-MAY_CHANGE = ("steps", "epochs", "sample_every", "save_every", "keep", "tensorboard", "workers")
-"""Parts of [training] that a resumed run may have otherwise than before."""
+"""Steps between lines of the logs."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +48,7 @@ class Progress:
     terms: dict[str, float]
     """Unweighted terms of the loss; with an adversarial one also the discriminator's own loss."""
     learning_rate: float
-    images_per_second: float
-    data_wait: float
-    """Share of the time spent waiting for data."""
-    tflops: float
-    """Operations of the network, forward and backward, 10^12 a second over all processes."""
-    memory_gb: float
-    """Highest so far: of the GPU where there is one, else of this process."""
+    speed: Speed
 
 
 class Trainer:
@@ -69,13 +61,16 @@ class Trainer:
         labels: the label set of the layouts.
         device: 'cpu' or 'cuda'.
         resume: continue from the newest sound checkpoint in `out`.
-        init_from: begin with this checkpoint's weights wherever names and shapes agree.
+        init_from: begin with this checkpoint's weights wherever names and shapes agree. The head
+            of one image becomes that of each image, a little apart.
         licence: what the training data asks to be said of a model; kept with the weights. None
             keeps what the resumed or initial checkpoint says.
-        warn: called with a line for people when something was passed over.
+        check: read every pair of the data first.
+        warn: called with a line for people: what takes long, what was passed over.
 
     Raises:
         BadInput: data, feature network or checkpoint cannot be used.
+        FaultyData: of `check`, with every fault.
         Mismatch: label set, spec or recipe do not fit each other or the resumed run.
     """
 
@@ -90,6 +85,7 @@ class Trainer:
         resume: bool = False,
         init_from: Path | None = None,
         licence: str | None = None,
+        check: bool = False,
         warn: Callable[[str], None] = lambda line: None,
     ) -> None:
         if labels.classes != recipe.network.classes:
@@ -99,19 +95,16 @@ class Trainer:
             )
         if resume and init_from:
             raise UsageError("--resume and --init-from exclude each other")
+        if not resume and (out / NEWEST).exists():
+            raise BadInput(f"{out}: already holds a run; add --resume, or choose another --out")
         settings = recipe.training
         self.recipe, self.labels = recipe, labels
         self.processes = Processes(device, settings.batch)
         self.device = self.processes.device
         self.notes = {"licence": licence} if licence else {}
-        size = recipe.network.size
-        self.windows = data.Windows(root, recipe.data, labels, size, settings)
-        validation = (recipe.validation,) if recipe.validation else recipe.data[:1]
-        held = data.Windows(root, validation, labels, size, settings)
-        self.steps = settings.steps
-        if settings.epochs:
-            self.steps = math.ceil(settings.epochs * len(self.windows) / settings.batch)
         torch.use_deterministic_algorithms(settings.deterministic)
+        if settings.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
         if self.device != "cpu":
             torch.backends.cudnn.allow_tf32 = settings.precision == "tf32"
         torch.manual_seed(settings.seed)
@@ -128,13 +121,21 @@ class Trainer:
         if isinstance(self.loss, AdversarialLoss):
             self.adversary = Adversary(self.loss, recipe, self.processes)
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if settings.ema else None
-        self.step = 0
+        if check:
+            if self.processes.first:
+                warn("reading every pair of photo and layout once (--no-check leaves that out)")
+            preflight.check(root, recipe, labels, self.loss.smallest, self.processes)
+        size = recipe.network.size
+        self.windows = data.Windows(root, recipe.data, labels, size, settings)
+        validation = (recipe.validation,) if recipe.validation else recipe.data[:1]
+        held = data.Windows(root, validation, labels, size, settings)
+        self.step, self.steps = 0, settings.steps
+        if settings.epochs:
+            self.steps = math.ceil(settings.epochs * len(self.windows) / settings.batch)
         self.folder = RunFolder(out, own=self.processes.first, tensorboard=settings.tensorboard)
         self.samples = Samples(held, out / "samples")
         if resume:
             self._resume(warn)
-        elif self.folder.newest.exists():
-            raise BadInput(f"{out}: already holds a run; add --resume, or choose another --out")
         elif init_from:
             self._init_from(init_from, warn)
         self.processes.wait()
@@ -145,37 +146,41 @@ class Trainer:
         """Train until the last step, or until `stop` says so, saving and sampling on the way.
 
         Raises:
-            CheckFailed: the loss is no finite number; the batch is named, nothing unsound is saved.
+            CheckFailed: a loss or gradient is no finite number. The step was not taken; its batch
+                is named, and what it met is in the run's folder, see `divergence`.
             ResourceError: out of memory.
         """
         settings = self.recipe.training
         # The network alone: photos of many sizes would have the loss compiled again and again.
-        network: Any = self.processes.share(self.model)
+        network: Any = self.model
+        if not settings.deterministic:  # else see `_train`
+            network = self.processes.share(network)
         if settings.compile:
             network = torch.compile(network)
+        peak = settings.peak_tflops or speed.matmul_tflops(self.device, settings.precision)
         stream = data.batches(self.windows, self.step, self.steps, self.processes)
-        since, images, waited = time.perf_counter(), 0, 0.0
+        meter = Meter(self.flops, peak * self.processes.size)
         while self.step < self.steps:
-            before = time.perf_counter()
-            samples = next(stream)
-            waited += time.perf_counter() - before
+            with meter.waiting():
+                samples = next(stream)
             rate = self._learning_rate()
             terms = self._train(samples, network, rate)
             self.step += 1
-            images += settings.batch
+            meter.images += settings.batch
             last = self.step == self.steps
-            saving = last or self.step % settings.save_every == 0
-            if saving or self.step % LOG_EVERY == 0:
-                progress = self._progress(terms, samples, rate, since, images, waited)
-                since, images, waited = time.perf_counter(), 0, 0.0
-            if saving:
-                self.save()
-            if last or self.step % settings.sample_every == 0:
-                self.sample()
-            if self.step % LOG_EVERY == 0 or last:
-                yield progress
+            if last or self.step % LOG_EVERY == 0:
+                progress = self._progress(terms, rate, meter.read())
+            with meter.paused():
+                # Before saving: a run that is killed in between samples again when resumed.
+                if last or self.step % settings.sample_every == 0:
+                    self.sample()
+                if last or self.step % settings.save_every == 0:
+                    self.save()
+                if last or self.step % LOG_EVERY == 0:
+                    yield progress
             if not last and self.processes.any(stop()):
                 self.save()
+                self.processes.wait()  # torchrun ends all when one has ended
                 return
 
     def save(self) -> None:
@@ -187,13 +192,12 @@ class Trainer:
         arrays = {name: tensor.contiguous().numpy() for name, tensor in tensors.items()}
         notes = {**self.notes, "steps": str(self.step)}
         head = checkpoint.header(Checkpoint(self.spec, self.labels, arrays, notes))
-        loss = {k: v for k, v in self.loss.state_dict().items() if not k.startswith("extractor.")}
         state = {
             **head,
             "model": tensors,
             "raw": self.model.state_dict() if self.ema else {},
             "optimizer": self.optimizer.state_dict(),
-            "loss": loss,
+            "loss": self._loss_state(),
             "step": self.step,
             "recipe": json.dumps(self.recipe.to_dict()),
         }
@@ -217,7 +221,8 @@ class Trainer:
         for line in passed:
             warn(f"passed over {line}")
         path = found.source
-        self._compare(Recipe.from_dict(json.loads(state["recipe"]), path), found)
+        before = Recipe.from_dict(json.loads(state["recipe"]), path)
+        lineage.require_same(self.recipe, self.labels, before, found)
         try:
             self.model.load_state_dict(state["raw"] or state["model"])
             if self.ema:
@@ -231,34 +236,13 @@ class Trainer:
             raise BadInput(f"{path}: cannot be resumed ({error})") from None
         self.notes = {**found.notes, **self.notes}
 
-    def _compare(self, before: Recipe, found: Checkpoint) -> None:
-        """Mismatch unless a run may go on with this recipe."""
-        path = found.source
-        free = {name: getattr(before.training, name) for name in MAY_CHANGE}
-        now = replace(self.recipe, training=replace(self.recipe.training, **free))
-        if found.labels.names != self.labels.names:
-            raise Mismatch(f"{path}: its label set is {found.labels.name}, not {self.labels.name}")
-        for table in ("network", "baseline", "data", "validation", "loss", "training"):
-            if getattr(now, table) != getattr(before, table):
-                raise Mismatch(
-                    f"{path}: the recipe's [{table}] is not what this run began with; resume with "
-                    f"the same, or begin another run with --init-from {path}"
-                )
-
     def _init_from(self, path: Path, warn: Callable[[str], None]) -> None:
-        found = checkpoint.load(path)
-        if _lineage(self.spec) != _lineage(found.spec):
-            raise Mismatch(
-                f"{path}: kind, base size, classes or upsampling differ from the recipe's network"
-            )
+        found, taken = lineage.take_weights(self.model, self.spec, path)
         own = self.model.state_dict()
-        fitting = [n for n, t in found.tensors.items() if n in own and own[n].shape == t.shape]
-        for name in fitting:
-            own[name].copy_(torch.from_numpy(found.tensors[name]))
         if self.ema:
             self.ema.load_state_dict(own)
         self.notes = {**found.notes, **self.notes}
-        warn(f"{path}: took {len(fitting)} of the network's {len(own)} tensors")
+        warn(f"{path}: took {taken} of the network's {len(own)} tensors")
 
     def _train(self, samples: list[data.Sample], network: Any, rate: float) -> Tensor:
         for group in self.optimizer.param_groups:
@@ -277,24 +261,78 @@ class Trainer:
                 rendered = network(labels)
                 loss, terms = objective.compare(self.loss, rendered, photos, labels, scales)
             loss.backward()  # type: ignore[no-untyped-call]
+            if self.recipe.training.deterministic:
+                self.processes.average(self.model)
+            if self.adversary:
+                self.adversary.backward(rendered, photos, labels)
+            own, terms = terms, self.processes.mean(terms)
+            self._require_finite(samples, labels, own, terms, rate)
             self.optimizer.step()
             if self.adversary:
-                self.adversary.learn(rendered, photos, labels, rate)
+                self.adversary.step(rate)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             height, width = self.recipe.network.size
+            less = "" if self.recipe.baseline else ", or --set training.recompute=true"
             raise ResourceError(
-                f"out of memory at step {self.step} with {len(samples)} layouts of "
-                f"{height}x{width} on {self.device}: lower training.batch, or --set "
-                "training.recompute=true"
+                f"out of memory at step {self.step + 1} with {len(samples)} layouts of "
+                f"{height}x{width} on {self.device}: lower training.batch{less}"
             ) from None
         if self.ema:
             self._average()
-        terms = self.processes.mean(terms)
         if calibrate_at // 2 <= self.step < calibrate_at:
             self.loss.observe(terms)
         return terms
+
+    def _require_finite(
+        self, samples: list[data.Sample], ids: Tensor, own: Tensor, terms: Tensor, rate: float
+    ) -> None:
+        """Save and name the batch unless the loss and all gradients are finite.
+
+        Means over the processes and their gradients are alike in all, so all decide alike.
+
+        Args:
+            samples: this process's part of the batch.
+            ids: its layouts as the network takes them.
+            own: its terms.
+            terms: their mean over the processes.
+            rate: the learning rate of the step.
+        """
+        losses = {"the loss": self.loss.weigh(terms)}
+        networks: list[nn.Module] = [self.model]
+        if self.adversary:
+            losses["the discriminator's loss"] = self.adversary.loss[0]
+            networks.append(self.adversary.judge.discriminator)
+        if divergence.is_finite(list(losses.values()), networks):
+            return
+        step, rank = self.step + 1, self.processes.rank
+        path = self.folder.path / f"diverged-{rank}.pt"
+        facts = {
+            "step": step, "rank": rank, "processes": self.processes.size, "learning_rate": rate,
+            "loss": self._loss_state(), "spec": self.spec.to_json(),
+            "labels": self.labels.to_json(), "recipe": json.dumps(self.recipe.to_dict()),
+        }  # fmt: skip
+        named = dict(zip(self.loss.names, own.tolist(), strict=True))
+        try:
+            divergence.save(path, samples, ids, named, self.model, facts)
+            kept = f"batch and weights are in {path}: torch.load({str(path)!r}, weights_only=True)"
+        except ResourceError as error:
+            kept = f"batch and weights could not be kept ({error})"
+        self.processes.wait()  # torchrun ends all when one has ended
+        wrong = divergence.explain({k: float(v) for k, v in losses.items()}, self.model)
+        files = ", ".join(sample.name for sample in samples)
+        weights = f" --init-from {self.folder.newest}" if self.folder.newest.exists() else ""
+        lower = self.recipe.training.learning_rate / 2
+        raise CheckFailed(
+            f"step {step}: {wrong} (batch: {files}); {kept}; begin another run with{weights} --set "
+            f"training.learning_rate={lower:g}"
+        )
+
+    def _loss_state(self) -> dict[str, Tensor]:
+        """What a loss is besides its feature network: weights of the terms, discriminator."""
+        state = self.loss.state_dict()
+        return {name: t for name, t in state.items() if not name.startswith("extractor.")}
 
     def _average(self) -> None:
         # The mean of the first steps is of few weights: let it follow them faster.
@@ -320,35 +358,16 @@ class Trainer:
             return rate * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
         return rate
 
-    def _progress(
-        self,
-        terms: Tensor,
-        samples: list[data.Sample],
-        rate: float,
-        since: float,
-        images: int,
-        waited: float,
-    ) -> Progress:
+    def _progress(self, terms: Tensor, rate: float, found: Speed) -> Progress:
+        """Of the step just done; the first process logs it."""
         loss = float(self.loss.weigh(terms))
-        if not math.isfinite(loss):
-            names = ", ".join(sample.name for sample in samples)
-            raise CheckFailed(
-                f"step {self.step}: the loss is {loss} (batch: {names}); lower "
-                "training.learning_rate and go on from the last checkpoint with --resume"
-            )
-        elapsed = time.perf_counter() - since
-        speed = images / elapsed
         named = dict(zip(self.loss.names, terms.tolist(), strict=True))
         if self.adversary:
             named["discriminator"] = float(self.adversary.loss)
-        tflops = 3 * self.flops * speed / 1e12
-        progress = Progress(
-            self.step, self.steps, loss, named, rate, speed, waited / elapsed, tflops, _memory()
-        )
-        if self.processes.first and (self.step % LOG_EVERY == 0 or self.step == self.steps):
+        progress = Progress(self.step, self.steps, loss, named, rate, found)
+        if self.processes.first:
             fields = asdict(progress)
-            timing = ("images_per_second", "data_wait", "tflops", "memory_gb")
-            self.folder.log("timing", {"step": self.step, **{k: fields.pop(k) for k in timing}})
+            self.folder.log("timing", {"step": self.step, **fields.pop("speed")})
             self.folder.log("metrics", fields)
         return progress
 
@@ -364,21 +383,3 @@ class Trainer:
 
 def _build(spec: CascadeSpec | BaselineSpec, recompute: bool) -> nn.Module:
     return Cascade(spec, recompute) if isinstance(spec, CascadeSpec) else spec.build()
-
-
-def _lineage(spec: CascadeSpec | BaselineSpec) -> tuple[object, ...]:
-    """What two networks must have in common for one to begin with the other's weights."""
-    if isinstance(spec, CascadeSpec):
-        return "cascade", spec.base, spec.classes, spec.upsampling
-    return (spec,)
-
-
-def _memory() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
-    try:
-        import resource
-    except ImportError:  # Windows
-        return math.nan
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e9 if sys.platform == "darwin" else peak / 1e6

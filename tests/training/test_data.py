@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 
 from crn_fast import image, layout  # noqa: E402
-from crn_fast.errors import BadInput  # noqa: E402
+from crn_fast.errors import BadInput, ResourceError  # noqa: E402
 from crn_fast.palette import label_set  # noqa: E402
 from crn_fast.training import data  # noqa: E402
 from crn_fast.training.recipe import Source, TrainingRecipe  # noqa: E402
@@ -143,6 +144,48 @@ def test_batches_follow_positions(workers: int, tmp_path: Path) -> None:
         assert torch.equal(sample.photo, found[position].photo)
 
 
+def test_augmentation_is_off_by_default(tmp_path: Path) -> None:
+    """The whole photo and its whole layout, as they are, where their aspect is the network's."""
+    root = write_pairs(tmp_path)
+    found = data.Windows(root, (Source(),), CAMVID, (24, 40), TrainingRecipe())
+    for position in range(10):
+        sample = found[position]
+        assert sample.window == (0, 0, 24, 40, False)
+        np.testing.assert_array_equal(sample.photo, image.read(sample.name))
+        np.testing.assert_array_equal(sample.labels, layout.read(sample.labels_name, CAMVID).array)
+
+
+def test_a_crop_is_one_window_of_photo_and_layout(tmp_path: Path) -> None:
+    root = write_pairs(tmp_path)
+    found = windows(root, (24, 40), flip=True)
+    seen = [found[position] for position in range(60)]
+    for sample in seen:
+        y, x, h, w, mirrored = sample.window
+        assert 0 <= y <= 24 - h and 0 <= x <= 40 - w
+        for part, whole in (
+            (sample.photo, image.read(sample.name)),
+            (sample.labels, layout.read(sample.labels_name, CAMVID).array),
+        ):
+            inside = whole[y : y + h, x : x + w]
+            np.testing.assert_array_equal(part, inside[:, ::-1] if mirrored else inside)
+    assert len({sample.window for sample in seen}) > 50
+    assert {sample.window.mirrored for sample in seen} == {True, False}
+
+
+def test_colours_change_the_photo_alone(tmp_path: Path) -> None:
+    root = write_pairs(tmp_path)
+    plain, changed = windows(root), windows(root, brightness=0.3, hue=0.1)
+    for position in range(5):
+        before, after = plain[position], changed[position]
+        assert before.window == after.window and torch.equal(before.labels, after.labels)
+        assert not torch.equal(before.photo, after.photo)
+        # Its own draw at each position, the same whenever it is asked for.
+        assert torch.equal(after.photo, windows(root, brightness=0.3, hue=0.1)[position].photo)
+    twice = [changed[position] for position in range(40)]
+    same = [s for s in twice[1:] if s.name == twice[0].name and s.window == twice[0].window]
+    assert not any(torch.equal(s.photo, twice[0].photo) for s in same)
+
+
 def test_labels_are_enlarged_by_vote() -> None:
     labels = torch.tensor([[0, 0, 5], [0, 5, 5]], dtype=torch.uint8)
     grown = data.fit_labels(labels, (16, 24), 12)
@@ -171,9 +214,16 @@ def test_a_faulty_file_is_named_in_one_line(workers: int, tmp_path: Path) -> Non
     with pytest.raises(BadInput, match=r"labels/2\.png") as raised:
         list(data.batches(found, 0, 10))
     assert "Traceback" not in str(raised.value)
-    assert [line.partition(": ")[0] for line in data.faults(found)] == [
-        str(root / "labels" / "2.png")
-    ]
+
+
+def test_a_worker_that_is_killed_is_told_in_one_line(tmp_path: Path) -> None:
+    found = windows(write_pairs(tmp_path), batch=2, workers=2)
+    stream = data.batches(found, 0, 10_000)
+    next(stream)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    with pytest.raises(ResourceError, match=r"reads data was killed.*training\.workers"):
+        list(stream)
 
 
 def test_processes_share_each_batch(tmp_path: Path) -> None:

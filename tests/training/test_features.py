@@ -13,6 +13,7 @@ from torch import nn  # noqa: E402
 
 from crn_fast.errors import BadInput  # noqa: E402
 from crn_fast.training import features  # noqa: E402
+from crn_fast.training.objective import SMALLEST  # noqa: E402
 from scene import VGG_NAMES, vgg_state  # noqa: E402
 from tolerance import assert_close  # noqa: E402
 
@@ -129,6 +130,20 @@ def test_is_frozen(tmp_path: Path) -> None:
     torch.save(vgg_state(), tmp_path / "vgg19.pth")
     extractor = features.load("vgg19", tmp_path / "vgg19.pth")
     assert not any(parameter.requires_grad for parameter in extractor.parameters())
+
+
+@pytest.mark.parametrize("kind", ["torchvision", "matconvnet", "distilled"])
+def test_the_smallest_photo_is_the_smallest_that_it_takes(kind: str) -> None:
+    network: features.Extractor
+    if kind == "distilled":
+        network = features.Distilled(distilled_state())
+    else:
+        network = features.VGG19(features._pth(vgg_state()), torchvision=kind == "torchvision")
+    side = network.smallest
+    assert side <= SMALLEST  # to which a recipe's scales may reduce a photo
+    assert all(f.isfinite().all() for f in network(torch.zeros(1, 3, side, side + 1)))
+    with pytest.raises(RuntimeError):
+        network(torch.zeros(1, 3, side - 1, side))
 
 
 @pytest.mark.parametrize("kind", ["vgg19", "distilled"])

@@ -7,12 +7,14 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 
 from crn_fast.errors import BadInput  # noqa: E402
+from crn_fast.training.features import VGG19, _pth  # noqa: E402
 from crn_fast.training.losses.class_diversity import ClassDiversityLoss  # noqa: E402
 from crn_fast.training.losses.content import ContentLoss  # noqa: E402
 from crn_fast.training.losses.diversity import DiversityLoss  # noqa: E402
 from crn_fast.training.losses.image import ImageLoss, Pixels  # noqa: E402
 from crn_fast.training.losses.loss import Loss, distance, layer_terms  # noqa: E402
 from loss_scene import CLASSES, LAMBDAS, Tiny, scene, training_peak, vgg19  # noqa: E402
+from scene import vgg_state  # noqa: E402
 from tolerance import assert_close  # noqa: E402
 
 MAKERS = {
@@ -46,6 +48,15 @@ def test_calibration_makes_the_terms_contribute_alike(name: str) -> None:
         side.observe(seen[0])
         side.calibrate()
     assert torch.equal(copy.lambdas, loss.lambdas)
+
+
+def test_photos_too_small_to_compare_are_refused() -> None:
+    loss = DiversityLoss(VGG19(_pth(vgg_state()), torchvision=True))
+    small, enough = torch.zeros(1, 3, 15, 40), torch.zeros(1, 3, 16, 40)
+    labels = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    with pytest.raises(BadInput, match="compared at 15x40, but DiversityLoss needs 16 pixels"):
+        loss(small[:, None], small, labels)
+    loss(enough[:, None], enough, labels)
 
 
 def test_a_term_that_was_never_seen_above_zero_keeps_its_weight() -> None:

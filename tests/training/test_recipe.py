@@ -39,6 +39,14 @@ def test_the_paper_s_recipes() -> None:
     )
 
 
+def test_a_recipe_of_an_earlier_version_reads_as_it_was() -> None:
+    """A checkpoint carries its recipe: keys that came later have to be off when absent."""
+    table = recipe.read("street-256").to_dict()
+    for key in ("brightness", "contrast", "saturation", "hue", "peak_tflops"):
+        assert table["training"].pop(key) == 0
+    assert recipe.Recipe.from_dict(table) == recipe.read("street-256")
+
+
 def test_round_trip_through_plain_values() -> None:
     found = recipe.read("street-1024")
     assert recipe.Recipe.from_dict(found.to_dict()) == found
@@ -69,6 +77,11 @@ def test_overrides(tmp_path: Path) -> None:
         ("network.preset=[1]", r"preset is \[1\]"),
         ("network=5", "network is 5"),
         ("training.seed=-1", "seed is -1"),
+        ("training.brightness=1", "training.brightness is 1.0"),
+        ("training.contrast=-0.1", "training.contrast is -0.1"),
+        ("training.saturation=1.1", "training.saturation is 1.1"),
+        ("training.hue=0.6", "training.hue is 0.6"),
+        ("training.peak_tflops=-1", "training.peak_tflops is -1"),
         ("training.ema=nan", "finite"),
         ("loss.lambdas=[nan]", "finite"),
         ("data=[{share=inf}]", "finite"),

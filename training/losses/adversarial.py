@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from crn_fast.errors import BadInput
 from crn_fast.kernels.reference import one_hot
 from crn_fast.training.losses.content import ContentLoss
 from crn_fast.training.losses.image import Pixels
@@ -62,11 +61,15 @@ class AdversarialLoss(ContentLoss):
         super().__init__(Pixels(), lambdas, names)
         self.discriminator, self.classes = discriminator, classes
 
+    @property
+    def smallest(self) -> int:
+        """As `Loss.smallest`: what leaves the discriminator something to judge."""
+        return SMALLEST
+
     def terms(self, pictures: Tensor, photos: Tensor, labels: Tensor) -> Tensor:
         """As `Loss.terms`.
 
         Raises:
-            BadInput: photos too small for the discriminator.
             Mismatch: more than one picture a layout.
         """
         distance = super().terms(pictures, photos, labels)
@@ -97,11 +100,6 @@ class AdversarialLoss(ContentLoss):
 
     def _layout(self, labels: Tensor, photos: Tensor) -> Tensor:
         size = (photos.shape[-2], photos.shape[-1])
-        if min(size) < SMALLEST:
-            raise BadInput(
-                f"photos are compared at {size[0]}x{size[1]}, but the discriminator needs "
-                f"{SMALLEST} pixels each way: use larger photos, or loss.scales = [1.0]"
-            )
         return F.adaptive_avg_pool2d(one_hot(labels, self.classes, torch.float32), size)
 
 

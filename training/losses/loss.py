@@ -56,6 +56,11 @@ class Loss(nn.Module):
         self.register_buffer("mean", torch.zeros_like(self.lambdas))
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
 
+    @property
+    def smallest(self) -> int:
+        """Side in pixels below which a photo cannot be compared; at most `objective.SMALLEST`."""
+        return self.extractor.smallest
+
     def forward(self, pictures: Tensor, photos: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Compare K pictures of each layout with its one photo.
 
@@ -69,10 +74,17 @@ class Loss(nn.Module):
             is the weighted sum of, detached. Both float32, or float64 where the pictures are.
 
         Raises:
+            BadInput: photos too small to be compared.
             Mismatch: a number of pictures that this loss cannot compare.
         """
         assert pictures.shape[:1] + pictures.shape[2:] == photos.shape
         assert labels.shape[0] == photos.shape[0] and labels.dtype == torch.uint8
+        height, width = photos.shape[-2:]
+        if min(height, width) < self.smallest:
+            raise BadInput(
+                f"photos are compared at {height}x{width}, but {type(self).__name__} needs "
+                f"{self.smallest} pixels each way: use larger photos, or raise [[data]] zoom"
+            )
         terms = self.terms(pictures, photos, labels)
         return self.weigh(terms), terms.detach()
 
