@@ -77,7 +77,9 @@ def prepare(network: str, folder: Path, source: Path | None, oracle: str = "floa
     picture = folder / f"{network}.png"
     labels = folder / f"{network}.labels.npy"
     layout.write(ids, picture)
-    write_whole(labels, lambda stream: np.save(stream, ids.array[None]))
+    # Not again where it is the same: what peers convert must not look older than its input.
+    if not labels.exists() or not np.array_equal(np.load(labels), ids.array[None]):
+        write_whole(labels, lambda stream: np.save(stream, ids.array[None]))
     code = "".join(Path(str(m.__file__)).read_text() for m in (reference, cascade))
     digest = hashlib.sha256(loaded.sha256().encode() + ids.array.tobytes() + code.encode())
     expected = folder / f"{network}.{oracle}.{digest.hexdigest()[:12]}.npy"
@@ -123,9 +125,11 @@ def random_checkpoint(network: str, seed: int = 0) -> Checkpoint:
 
 
 def _changed() -> float:
-    """When the package last changed: an older engine file may be packed in another way."""
-    sources = Path(str(crn_fast.__file__)).parent
-    return max(path.stat().st_mtime for path in sources.rglob("*") if path.suffix != ".pyc")
+    """When packing last changed: an older engine file may be packed in another way."""
+    package = Path(str(crn_fast.__file__)).parent
+    sources = [package / "container.py", package / "engine.py", package / "backends" / "native.py"]
+    sources += (package / "kernels" / "cpu").glob("packing.*")
+    return max(path.stat().st_mtime for path in sources)
 
 
 def _checkpoint(network: str) -> Checkpoint:

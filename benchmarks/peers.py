@@ -1,12 +1,15 @@
 """What a user might run the same network with instead, each with its best known settings.
 
 A peer is a function of the same checkpoint and layout that gives a `Subject`; importing this file
-loads none of their libraries. All are float32 and go from uint8 labels to uint8 pictures. Settings
-were chosen by trying: see docs/native.md.
+loads none of their libraries. All are float32 and go from uint8 labels to uint8 pictures. What was
+slower when it was tried is left out: layer norm by `var_mean` in eager mode, `freezing` in
+torch.compile, the ONNX file in OpenVINO.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,8 +75,6 @@ def compiled_max(model: Path, labels: Path, threads: int) -> Subject:
 
 def onnxruntime(model: Path, labels: Path, threads: int) -> Subject:
     """ONNX Runtime's CPU provider."""
-    import network
-
     try:
         import onnxruntime as ort
     except ImportError as error:
@@ -81,7 +82,7 @@ def onnxruntime(model: Path, labels: Path, threads: int) -> Subject:
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    file = export(_network(model, network.manual_norm), model, labels)
+    file = _converted(model, labels, ".onnx")
     session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     inputs = {"labels": np.load(labels)}
     return Subject(
@@ -94,14 +95,10 @@ def onnxruntime(model: Path, labels: Path, threads: int) -> Subject:
 
 def openvino(model: Path, labels: Path, threads: int) -> Subject:
     """OpenVINO's CPU plugin, of the torch module itself: faster here than by ONNX."""
-    import network
-
     try:
         import openvino as ov
     except ImportError as error:
         raise Unavailable(f"openvino cannot be imported ({error})") from None
-    import torch
-
     ids = np.load(labels)
     properties: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -109,17 +106,15 @@ def openvino(model: Path, labels: Path, threads: int) -> Subject:
         "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the CPU has it
     }
-    net = _network(model, network.group_norm)
-    graph = ov.convert_model(net, example_input=torch.from_numpy(ids), input=[list(ids.shape)])
+    graph = ov.Core().read_model(_converted(model, labels, ".xml"))
     request = ov.Core().compile_model(graph, "CPU", properties).create_infer_request()
 
     def infer(output: int) -> np.ndarray:
         found = request.infer({0: ids}, share_inputs=True, share_outputs=True)
         return np.asarray(found[output])
 
-    settings = (
-        f"openvino {ov.__version__.split('-')[0]}, latency, one stream, f32, {threads} threads"
-    )
+    version = ov.__version__.partition("-")[0]
+    settings = f"openvino {version}, latency hint, one stream, f32, {threads} threads"
     return Subject("openvino", lambda: infer(0), settings, lambda: infer(1))
 
 
@@ -131,28 +126,49 @@ PACKAGES = ("crn-fast", "numpy", "torch", "onnx", "onnxruntime", "openvino")
 """Whose versions a row names."""
 
 
-def export(net: Network, model: Path, labels: Path) -> Path:
-    """The network as an ONNX file beside `model`; weights of more than 2 GB go beside it."""
+def _converted(model: Path, labels: Path, suffix: str) -> Path:
+    """The network in a library's own file beside `model`, made once, by a process that ends: who
+    runs such a file has no torch in memory.
+    """
+    out = model.with_suffix(suffix)
+    made_of = (model, labels, Path(__file__).with_name("network.py"))
+    if not out.exists() or out.stat().st_mtime < max(path.stat().st_mtime for path in made_of):
+        command = [sys.executable, __file__, str(model), str(labels), str(out)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            raise Unavailable(f"{out.name} cannot be made: {result.stderr.strip()[-300:]}")
+    return out
+
+
+def convert(model: Path, labels: Path, out: Path) -> None:
+    """Write the network as .onnx, or as OpenVINO's .xml and .bin, for this size of labels."""
     import torch
 
-    file = model.with_suffix(".onnx")
-    try:
-        import onnxscript  # noqa: F401  torch's exporter needs it, and says so less clearly
-    except ImportError as error:
-        raise Unavailable(f"onnxscript cannot be imported ({error})") from None
-    with torch.inference_mode():
-        torch.onnx.export(
-            net,
-            (torch.from_numpy(np.load(labels)),),
-            file,
-            input_names=["labels"],
-            output_names=["pictures", "rgb"],
-            opset_version=18,
-            dynamo=True,
-            external_data=net.spec.bytes() > 1 << 30,
-            verbose=False,
-        )
-    return file
+    import network
+
+    ids = torch.from_numpy(np.load(labels))
+    partial = out.with_stem(f"{out.stem}.partial")
+    if out.suffix == ".onnx":
+        names = {"input_names": ["labels"], "output_names": ["pictures", "rgb"]}
+        with torch.inference_mode():
+            torch.onnx.export(
+                _network(model, network.manual_norm),
+                (ids,),
+                partial,
+                opset_version=18,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+                **names,
+            )
+    else:
+        import openvino as ov
+
+        net = _network(model, network.group_norm)
+        graph = ov.convert_model(net, example_input=ids, input=[list(ids.shape)])
+        ov.save_model(graph, partial, compress_to_fp16=False)
+        partial.with_suffix(".bin").replace(out.with_suffix(".bin"))
+    partial.replace(out)
 
 
 def _network(model: Path, norm: Norm) -> Network:
@@ -193,3 +209,7 @@ ENVIRONMENT = {
     "TORCHINDUCTOR_COMPILE_THREADS": "1",
 }
 """Of every child process, besides its number of threads."""
+
+
+if __name__ == "__main__":
+    convert(*map(Path, sys.argv[1:]))

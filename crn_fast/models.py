@@ -8,8 +8,12 @@ from pathlib import Path
 from crn_fast.errors import BadInput, UsageError
 from crn_fast.files import kind_of
 
-SIZES = {"street-1024": (1024, 2048), "street-256": (256, 512)}
-"""Name -> picture size."""
+SIZES = {
+    "street-1024": (1024, 2048),
+    "street-256": (256, 512),
+    "street-256-diverse": (256, 512),
+}
+"""Name -> picture size. The first of a size is the one chosen by it, and has the example."""
 LABEL_SET = "camvid"
 """Of every packaged model."""
 DEFAULT = "street-1024"
@@ -31,7 +35,8 @@ def example_of(name: str) -> Path:
     """The example layout that fits a packaged model; raises as `path_of`."""
     if name not in SIZES:
         raise UsageError(f"no example layout for {name!r}; there are {', '.join(SIZES)}")
-    return _resource(f"data/{name}.png")
+    first = next(other for other, size in SIZES.items() if size == SIZES[name])
+    return _resource(f"data/{first}.png")
 
 
 def resolve(model: str | None, size: tuple[int, ...] = ()) -> Path:
