@@ -51,9 +51,9 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.group(help=__doc__)
+@click.group()
 def main() -> None:
-    pass
+    """Take the figures of docs/native.md; append rows to benchmarks/results/*.jsonl."""
 
 
 @main.command("frame")

@@ -1,7 +1,6 @@
 """Rows -> Markdown tables and the plot of time against threads. The newest row of each case counts.
 
-python benchmarks/report.py                      prints the tables of benchmarks/results
-python benchmarks/report.py --plot threads.png   and draws the plot
+`python benchmarks/report.py --plot threads.png` prints the tables of benchmarks/results and draws.
 """
 
 from __future__ import annotations
@@ -163,6 +162,7 @@ def plot(found: Sequence[Row], path: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator
 
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
     chosen = [row for row in found if row.suite == "threads"]
@@ -189,8 +189,9 @@ def plot(found: Sequence[Row], path: Path) -> None:
     axes.set_yscale("log")
     ticks = sorted({int(row.case["threads"]) for row in chosen})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.set_title(f"native, {chosen[-1].origin.machine.cpu}" if chosen else "nothing measured")
     axes.legend()
@@ -225,10 +226,11 @@ def _markdown(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-@click.command(help=__doc__)
+@click.command()
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 @click.option("--plot", "target", type=click.Path(path_type=Path), help="PNG to draw.")
 def main(results: Path, target: Path | None) -> None:
+    """Print Markdown tables of the newest rows, and draw time against threads."""
     files = [results / f"{suite}.jsonl" for suite in SUITES]
     found = newest(row for file in files if file.exists() for row in rows.read(file))
     click.echo(tables(found))
