@@ -24,6 +24,7 @@ from scene import vgg_state, write_pairs  # noqa: E402
 
 KILLS = int(os.environ.get("CRN_FAST_KILLS", "0"))
 STEPS = 60 * (KILLS or 2)
+BY_HAND = pytest.mark.skipif(not KILLS, reason="half a minute: with CRN_FAST_KILLS alone")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
 
@@ -93,7 +94,9 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes to kill in /proc")
-@pytest.mark.parametrize(("workers", "ranks"), [(0, 1), (4, 1), (0, 2), (4, 2)])
+@pytest.mark.parametrize(
+    ("workers", "ranks"), [(0, 1), (4, 1), pytest.param(0, 2, marks=BY_HAND), (4, 2)]
+)
 def test_kills_lose_at_most_one_save_interval(killed: Killed, workers: int, ranks: int) -> None:
     """Kills at random moments, then on to the end: the same files as without, to the byte."""
     kills = KILLS or (2 if (workers, ranks) == (0, 1) else 1)
