@@ -50,7 +50,8 @@ sanitize: $(VENV)/has-train,dev
 	  --config-settings build-dir='$(SITE)/cmake' \
 	  --config-settings cmake.define.CRN_FAST_SANITIZE='$(SANITIZE)' .
 	LD_PRELOAD="$$(gcc -print-file-name=$(RUNTIME)) $$(gcc -print-file-name=libstdc++.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 PYTHONPATH='$(SITE)/site' $(BIN)/pytest -s $(PYTEST_ARGS) \
+	  ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS=allocator_may_return_null=1 \
+	  OMP_NUM_THREADS=1 PYTHONPATH='$(SITE)/site' $(BIN)/pytest -s $(PYTEST_ARGS) \
 	  $(addprefix tests/ops/test_,$(addsuffix .py,label_pyramid packing refine conv head))
 
 # pycuda as a wheel in build/wheels, on a machine without a driver: its build links with libcuda, which
