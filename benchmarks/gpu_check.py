@@ -37,6 +37,7 @@ from crn_fast.measure.rows import Origin, Row
 from crn_fast.measure.timer import Timing
 from crn_fast.spec import PRESETS, CascadeSpec
 from crn_fast.weights import arrange
+from inputs import random_tensors
 
 NETWORK = "1024p"
 TRAINED = "street-1024"
@@ -113,7 +114,7 @@ def _best(run: Callable[[], Any], tries: int = 30) -> float:
 def frame(folder: Path, precision: str, upsampling: Any) -> None:
     """Whole pictures against float32: random weights of the authors' network, and a trained one."""
     spec = dataclasses.replace(PRESETS[NETWORK], upsampling=upsampling)
-    tensors, labels = random_network(spec)
+    tensors, labels = random_tensors(spec), patches(spec, 0)
     _compare(folder, NETWORK, spec, tensors, labels, precision, LIMITS[precision])
     trained = checkpoint.load(models.path_of(TRAINED))
     assert isinstance(trained.spec, CascadeSpec)
@@ -167,22 +168,6 @@ def oracle(spec: CascadeSpec, tensors: Any, labels: np.ndarray) -> np.ndarray:
     return found
 
 
-def random_network(spec: CascadeSpec) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Weights that give pictures which neither fade nor saturate, and a layout of patches."""
-    rng = np.random.default_rng(0)
-    tensors = {}
-    for name, shape in spec.tensors().items():
-        fan_in = int(np.prod(shape[1:])) if name.endswith("weight") else 1
-        values = rng.standard_normal(shape, np.float32) / np.float32(fan_in**0.5)
-        if name.endswith("gamma"):
-            values = 1 + values / 8
-        elif name.endswith(("beta", "bias")):
-            values = values / 8
-        tensors[name] = values.astype(np.float32)
-    tensors["head.weight"] *= np.float32(0.4)
-    return tensors, patches(spec, 0)
-
-
 def patches(spec: CascadeSpec, seed: int) -> np.ndarray:
     """uint8 [1, H, W]: rectangles of classes, as layouts have them."""
     rng = np.random.default_rng(seed)
@@ -199,7 +184,7 @@ def times(folder: Path, upsampling: Any) -> None:
     """Suite `gpu frame`: label map to RGB on the device, ours in each precision, and eager."""
     require(folder, *TESTS, *(f"frame-{p}-{upsampling}" for p in ("fp16", "bf16")))
     spec = dataclasses.replace(PRESETS[NETWORK], upsampling=upsampling)
-    tensors, labels = random_network(spec)
+    tensors, labels = random_tensors(spec), patches(spec, 0)
     expected = oracle(spec, tensors, labels)
     subjects = []
     for precision in ("fp16", "bf16", "fp8"):
@@ -214,7 +199,7 @@ def compiled(folder: Path, upsampling: Any) -> None:
     """Suite `gpu frame`: against torch.compile, whose compilation may take its whole time."""
     require(folder, *TESTS, f"frame-fp16-{upsampling}")
     spec = dataclasses.replace(PRESETS[NETWORK], upsampling=upsampling)
-    tensors, labels = random_network(spec)
+    tensors, labels = random_tensors(spec), patches(spec, 0)
     expected = oracle(spec, tensors, labels)
     os.environ.setdefault("TORCHINDUCTOR_LOOP_REINDEXING_AFTER_FUSION", "1")
     for mode in ("reduce-overhead", "max-autotune-no-cudagraphs"):
@@ -317,7 +302,7 @@ def stages(folder: Path, precision: str, upsampling: Any) -> None:
     """Suite `gpu stages`: each convolution, with its passes, against cuDNN with the same passes."""
     require(folder, *TESTS, f"frame-{precision}-{upsampling}")
     spec = dataclasses.replace(PRESETS[NETWORK], upsampling=upsampling)
-    tensors, labels = random_network(spec)
+    tensors, labels = random_tensors(spec), patches(spec, 0)
     render = fused.load(spec, fused.pack(spec, tensors, precision), precision, None, None)
     held, origin = render.frame(1), origin_of()
     held.render(torch.from_numpy(labels).cuda())

@@ -103,13 +103,13 @@ def synthesize(loaded: Checkpoint, labels: Path, out: Path, precision: str) -> N
     write_whole(out, lambda stream: np.save(stream, rgb))
 
 
-def random_checkpoint(network: str, seed: int = 0) -> Checkpoint:
-    """A preset's network with random weights whose activations and pictures are sane.
+def random_tensors(spec: CascadeSpec, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random weights whose activations and pictures are sane, named as in `spec.tensors`.
 
     Convolutions by He et al. 2015 for the leaky ReLU; norms near the identity, so that scale and
     shift count; a head that makes grey levels well within 0..255.
     """
-    spec, rng = PRESETS[network], np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     tensors: dict[str, np.ndarray] = {}
     for name, shape in spec.tensors().items():
         values = rng.standard_normal(shape, np.float32)
@@ -120,8 +120,14 @@ def random_checkpoint(network: str, seed: int = 0) -> Checkpoint:
         else:
             values = values * 0.1 + np.float32(name.endswith("gamma"))
         tensors[name] = values.astype(np.float32)
+    return tensors
+
+
+def random_checkpoint(network: str, seed: int = 0) -> Checkpoint:
+    """A preset's network with `random_tensors`."""
+    spec = PRESETS[network]
     notes = {"licence": "none: random weights", "seed": str(seed)}
-    return Checkpoint(spec, label_set("cityscapes"), tensors, notes)
+    return Checkpoint(spec, label_set("cityscapes"), random_tensors(spec, seed), notes)
 
 
 def _changed() -> float:

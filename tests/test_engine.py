@@ -16,7 +16,6 @@ import torch
 from crn_fast import backends, container, layout
 from crn_fast.engine import Engine, Manifest, build_engine
 from crn_fast.errors import BadInput, Mismatch, Unavailable, UsageError
-from crn_fast.module import Cascade
 from crn_fast.palette import label_set
 
 
@@ -26,21 +25,12 @@ def engine_file(tmp_path: Path) -> Path:
     return tmp_path / "net.crn"
 
 
-def oracle(labels: np.ndarray) -> np.ndarray:
-    """The float64 pictures, before rounding."""
-    made = tiny.make_checkpoint()
-    model = Cascade(made.spec).double()
-    model.load_state_dict({n: torch.from_numpy(t) for n, t in made.tensors.items()})
-    with torch.inference_mode():
-        return model(torch.from_numpy(labels)).clamp(0, 255).numpy()
-
-
 def test_renders_what_the_oracle_says(engine_file: Path) -> None:
     labels = tiny.labels_array(3)
     pictures = Engine.open(engine_file).render(labels)
     assert pictures.dtype == np.uint8
     assert pictures.shape == (3, 2, 12, 20, 3)
-    expected = oracle(labels)
+    expected = tiny.oracle(tiny.make_checkpoint(), labels).clip(0, 255)
     assert expected.std() > 10
     # Half a step of rounding, and a little for float32.
     assert np.abs(pictures - expected).max() < 0.51
@@ -160,4 +150,5 @@ def test_a_precision_means_the_same_to_every_backend(backend: str, tmp_path: Pat
 def test_precisions_on_a_gpu(precision: str, allowed: float, engine_file: Path) -> None:
     labels = tiny.labels_array(2)
     pictures = Engine.open(engine_file, precision=precision).render(labels)
-    assert np.abs(pictures - oracle(labels)).max() < allowed
+    expected = tiny.oracle(tiny.make_checkpoint(), labels).clip(0, 255)
+    assert np.abs(pictures - expected).max() < allowed

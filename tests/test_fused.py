@@ -24,7 +24,6 @@ from crn_fast.fused import frame, packed
 from crn_fast.fused.ops import Choices, FusedOps
 from crn_fast.kernels.gpu.queue import Queue
 from crn_fast.kernels.gpu.tuning import Shape
-from crn_fast.module import Cascade
 from crn_fast.spec import CascadeSpec
 
 SPEC = CascadeSpec(widths=(7, 6, 4), base=(2, 3), classes=12, images=2)
@@ -32,23 +31,6 @@ TILE = Tile("apply", rows=8, wide=16, outputs=32, depth=32, warps=4, stages=2, t
 BOUNDS = {"fp32": 0.02, "tf32": 1.5, "fp16": 1.5, "bf16": 12.0, "fp8": 40.0}
 """Precision -> largest difference in grey levels before rounding."""
 NEEDS_GPU = pytest.mark.skipif(DEVICE == "cpu", reason="wrong in Triton's interpreter; needs a GPU")
-
-
-def network(spec: CascadeSpec) -> Checkpoint:
-    """Random weights for pictures that neither fade nor saturate."""
-    made = tiny.make_checkpoint(spec)
-    tensors = dict(made.tensors)
-    tensors["head.weight"] = tensors["head.weight"] * np.float32(0.3)
-    return dataclasses.replace(made, tensors=tensors)
-
-
-def oracle(made: Checkpoint, labels: np.ndarray) -> np.ndarray:
-    """The pictures in float64, neither clipped nor rounded."""
-    model = Cascade(made.spec).double()
-    model.load_state_dict({n: torch.from_numpy(t) for n, t in made.tensors.items()})
-    with torch.inference_mode():
-        found: np.ndarray = model(torch.from_numpy(labels)).numpy()
-        return found
 
 
 def renderer(
@@ -94,10 +76,10 @@ def test_is_the_network_of_the_oracle(
 ) -> None:
     if precision == "fp8":
         monkeypatch.setenv(packed.FP8_VARIABLE, "1,2")
-    made = network(dataclasses.replace(SPEC, upsampling=upsampling))
+    made = tiny.calm_checkpoint(dataclasses.replace(SPEC, upsampling=upsampling))
     labels = tiny.labels_array(2, made.spec)
     render = renderer(made, precision, arch, form)
-    found, expected = render(labels), oracle(made, labels)
+    found, expected = render(labels), tiny.oracle(made, labels)
     assert found.shape == expected.shape == (2, 2, 8, 12, 3) and found.dtype == np.uint8
     assert expected.std() > 10
     error = np.abs(found - expected.clip(0, 255)).max()
@@ -105,7 +87,7 @@ def test_is_the_network_of_the_oracle(
 
 
 def test_buffers_are_planned_once_and_hold_no_leftovers() -> None:
-    made = network(SPEC)
+    made = tiny.calm_checkpoint(SPEC)
     labels = tiny.labels_array(1, SPEC)
     render = renderer(made)
     first = render(labels)
@@ -131,16 +113,16 @@ def test_memory_of_the_authors_network() -> None:
 
 
 def test_few_batch_sizes_are_kept() -> None:
-    made = network(CascadeSpec(widths=(4,), base=(1, 2), classes=12))
+    made = tiny.calm_checkpoint(CascadeSpec(widths=(4,), base=(1, 2), classes=12))
     render = renderer(made)
     for n in (1, 2, 3, 1):
         labels = tiny.labels_array(n, made.spec)
-        assert np.abs(render(labels) - oracle(made, labels).clip(0, 255)).max() < 0.52
+        assert np.abs(render(labels) - tiny.oracle(made, labels).clip(0, 255)).max() < 0.52
         assert len(render._frames) <= fused.FRAMES
 
 
 def test_engine_files_hold_what_pack_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = network(SPEC)
+    made = tiny.calm_checkpoint(SPEC)
     for precision in fused.PRECISIONS:
         monkeypatch.setenv(packed.FP8_VARIABLE, "2")
         path = tmp_path / f"{precision}.crn"
@@ -167,7 +149,7 @@ def test_engine_files_hold_what_pack_gives(tmp_path: Path, monkeypatch: pytest.M
     ],
 )
 def test_other_tensors_are_refused(name: str, change: np.ndarray | None, message: str) -> None:
-    tensors = fused.pack(SPEC, network(SPEC).tensors, "auto")
+    tensors = fused.pack(SPEC, tiny.calm_checkpoint(SPEC).tensors, "auto")
     if change is None:
         del tensors[name]
     else:
@@ -179,7 +161,7 @@ def test_other_tensors_are_refused(name: str, change: np.ndarray | None, message
 @pytest.mark.parametrize("precision", fused.PRECISIONS)
 def test_packed_values_survive_the_file(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(packed.FP8_VARIABLE, "1")
-    made = network(SPEC)
+    made = tiny.calm_checkpoint(SPEC)
     tensors = fused.pack(SPEC, made.tensors, precision)
     weights = packed.unpack(SPEC, tensors, torch.device("cpu"))
     conv = weights.stages[1].conv2
@@ -199,7 +181,7 @@ def test_packed_values_survive_the_file(precision: str, monkeypatch: pytest.Monk
 
 
 def test_what_it_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = network(SPEC)
+    made = tiny.calm_checkpoint(SPEC)
     with pytest.raises(UsageError, match="precision is 'int8'; expected fp16, bf16"):
         fused.pack(SPEC, made.tensors, "int8")
     huge = {**made.tensors, "stages.1.conv2.weight": np.full((6, 6, 3, 3), 1e6, np.float32)}
@@ -225,7 +207,7 @@ def test_what_it_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_gpu_it_builds_but_does_not_open(tmp_path: Path) -> None:
     assert "no NVIDIA GPU" in str(fused.available())
     assert fused.available_to_build() is None
-    build_engine(network(SPEC), tmp_path / "net.crn", backend="fused")
+    build_engine(tiny.calm_checkpoint(SPEC), tmp_path / "net.crn", backend="fused")
     with pytest.raises(Unavailable, match="fused: torch finds no NVIDIA GPU"):
         Engine.open(tmp_path / "net.crn")
 
@@ -238,7 +220,7 @@ def test_is_chosen_by_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_out_of_memory_is_a_resource_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    render = renderer(network(CascadeSpec(widths=(4,), base=(1, 2), classes=12)))
+    render = renderer(tiny.calm_checkpoint(CascadeSpec(widths=(4,), base=(1, 2), classes=12)))
 
     def no_room(*_: object) -> None:
         raise MemoryError("no room for 17 bytes")
@@ -264,7 +246,7 @@ def test_close_to_eager_on_a_gpu(precision: str, tmp_path: Path) -> None:
 
 def test_a_table_serves_one_run() -> None:
     """Stages are counted; the same table twice would look for stages that are not there."""
-    made = network(SPEC)
+    made = tiny.calm_checkpoint(SPEC)
     render = renderer(made)
     ops = FusedOps(Queue("meta"), render.choices)
     labels = torch.empty((1, *SPEC.size), dtype=torch.uint8, device="meta")

@@ -16,7 +16,6 @@ import tiny
 
 pytest.importorskip("torch", reason="the oracle needs torch")
 
-import torch
 
 from crn_fast import backends, cascade, container
 from crn_fast.backends import native
@@ -25,7 +24,6 @@ from crn_fast.engine import Engine, build_engine
 from crn_fast.errors import BadInput, ResourceError, Unavailable, UsageError
 from crn_fast.kernels import cpu
 from crn_fast.kernels.cpu.packing import TILES
-from crn_fast.module import Cascade
 from crn_fast.spec import CascadeSpec
 
 SPECS = {
@@ -35,23 +33,6 @@ SPECS = {
     "wider": CascadeSpec(widths=(40, 33, 24, 17), base=(3, 5), classes=12, images=6),
     "many stages": CascadeSpec(widths=(24, 20, 18, 16, 9, 7), base=(2, 3), classes=12),
 }
-
-
-def network(spec: CascadeSpec) -> Checkpoint:
-    """Random weights for pictures that neither fade nor saturate."""
-    made = tiny.make_checkpoint(spec)
-    tensors = dict(made.tensors)
-    tensors["head.weight"] = tensors["head.weight"] * np.float32(0.3)
-    return dataclasses.replace(made, tensors=tensors)
-
-
-def oracle(made: Checkpoint, labels: np.ndarray) -> np.ndarray:
-    """The pictures in float64, neither clipped nor rounded."""
-    model = Cascade(made.spec).double()
-    model.load_state_dict({n: torch.from_numpy(t) for n, t in made.tensors.items()})
-    with torch.inference_mode():
-        found: np.ndarray = model(torch.from_numpy(labels)).numpy()
-        return found
 
 
 def renderer(made: Checkpoint, threads: int | None = None) -> native.NativeRenderer:
@@ -70,11 +51,11 @@ def test_is_the_network_of_the_oracle(
         monkeypatch.setenv(native.TILE_VARIABLE, str(tile))
     monkeypatch.setenv(cpu.ISA_VARIABLE, isa)
     spec = dataclasses.replace(SPECS[name], upsampling=upsampling)
-    made, labels = network(spec), tiny.labels_array(3, spec)
+    made, labels = tiny.calm_checkpoint(spec), tiny.labels_array(3, spec)
     native_renderer = renderer(made)
     assert native_renderer.device.endswith(isa)
     found = cascade.synthesize(native_renderer.ops, spec, native_renderer.weights, labels)
-    expected = oracle(made, labels)
+    expected = tiny.oracle(made, labels)
     assert found.shape == expected.shape == (3, spec.images, *spec.size, 3)
     assert expected.std() > 10
     # A fiftieth of the grey level that is allowed: nothing but float32 may part them.
@@ -83,7 +64,7 @@ def test_is_the_network_of_the_oracle(
 
 
 def test_the_same_bytes_for_any_number_of_threads() -> None:
-    made = network(SPECS["wider"])
+    made = tiny.calm_checkpoint(SPECS["wider"])
     labels = tiny.labels_array(2, made.spec)
     one = renderer(made, 1)(labels)
     for threads in (1, 2, 3):
@@ -104,7 +85,7 @@ def test_equals_eager_within_rounding(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_an_engine_file_renders_as_its_checkpoint(name: str, tmp_path: Path) -> None:
-    made = network(SPECS[name])
+    made = tiny.calm_checkpoint(SPECS[name])
     labels = tiny.labels_array(2, made.spec)
     manifest = build_engine(made, tmp_path / "net.crn", backend="native")
     assert (manifest.backend, manifest.precision) == ("native", "auto")
@@ -115,7 +96,7 @@ def test_an_engine_file_renders_as_its_checkpoint(name: str, tmp_path: Path) -> 
 
 
 def test_two_engines_in_two_threads() -> None:
-    networks = [network(SPECS["wider"]), network(SPECS["many stages"])]
+    networks = [tiny.calm_checkpoint(SPECS["wider"]), tiny.calm_checkpoint(SPECS["many stages"])]
     jobs = [(renderer(made, 2), tiny.labels_array(2, made.spec)) for made in networks]
     expected = [render(labels) for render, labels in jobs]
     found: dict[int, list[np.ndarray]] = {0: [], 1: []}
@@ -230,7 +211,7 @@ def test_out_of_memory_is_a_resource_error(monkeypatch: pytest.MonkeyPatch) -> N
 def test_tuned_tiles_are_stored_and_render_the_same_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = network(SPECS["wider"])
+    made = tiny.calm_checkpoint(SPECS["wider"])
     labels = tiny.labels_array(2, made.spec)
     monkeypatch.setattr(native, "fastest_tile", lambda shape: 4 if shape.classes else 6)
     heard: list[tuple[str, int, int]] = []
@@ -244,13 +225,13 @@ def test_tuned_tiles_are_stored_and_render_the_same_picture(
             assert tensor.shape[1] == 64
     assert heard[0][0] == "tune" and len(heard) == heard[0][2] == 2 * len(made.spec.stages)
     found = Engine.open(tmp_path / "net.crn").render(labels)
-    assert np.abs(found - oracle(made, labels).clip(0, 255)).max() < 0.52
+    assert np.abs(found - tiny.oracle(made, labels).clip(0, 255)).max() < 0.52
 
 
 def test_large_weights_are_given_back_and_the_picture_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = network(SPECS["wider"])
+    made = tiny.calm_checkpoint(SPECS["wider"])
     labels = tiny.labels_array(2, made.spec)
     expected = renderer(made)(labels)
     build_engine(made, tmp_path / "net.crn", backend="native")
@@ -266,7 +247,7 @@ def test_large_weights_are_given_back_and_the_picture_stays(
 
 
 def test_layouts_of_any_number_by_turns() -> None:
-    made = network(SPECS["wider"])
+    made = tiny.calm_checkpoint(SPECS["wider"])
     labels = tiny.labels_array(3, made.spec)
     one = renderer(made)
     whole = one(labels)

@@ -16,21 +16,10 @@ pytest.importorskip("onnxruntime", reason="runs ONNX files")
 
 import onnx
 import onnxruntime
-import torch
 
 from crn_fast import cli, onnx_export
 from crn_fast.errors import ResourceError, UsageError
-from crn_fast.module import Cascade
 from crn_fast.spec import CascadeSpec
-
-
-def oracle(spec: CascadeSpec, labels: np.ndarray) -> np.ndarray:
-    """The pictures in float64, neither clipped nor rounded."""
-    made = tiny.make_checkpoint(spec)
-    model = Cascade(spec).double()
-    model.load_state_dict({n: torch.from_numpy(t) for n, t in made.tensors.items()})
-    with torch.inference_mode():
-        return model(torch.from_numpy(labels)).numpy()
 
 
 def session(blob: bytes) -> onnxruntime.InferenceSession:
@@ -47,7 +36,7 @@ def test_is_the_network_of_the_oracle(
     tensors, labels = tiny.make_checkpoint(spec).tensors, tiny.labels_array(3, spec)
     blob = onnx_export.export(spec, tensors, precision, batch, rgb=True)
     pictures, rgb = session(blob).run(["pictures", "rgb"], {"labels": labels})
-    expected = oracle(spec, labels)
+    expected = tiny.oracle(tiny.make_checkpoint(spec), labels)
     assert expected.std() > 10
     assert rgb.shape == pictures.shape == (3, spec.images, *spec.size, 3)
     assert np.abs(rgb - expected).max() < allowed
@@ -59,7 +48,7 @@ def test_one_stage_and_no_other_output() -> None:
     spec = CascadeSpec(widths=(5,), base=(3, 4), classes=12)
     blob = onnx_export.export(spec, tiny.make_checkpoint(spec).tensors)
     (pictures,) = session(blob).run(None, {"labels": tiny.labels_array(1, spec)})
-    expected = oracle(spec, tiny.labels_array(1, spec)).clip(0, 255)
+    expected = tiny.oracle(tiny.make_checkpoint(spec), tiny.labels_array(1, spec)).clip(0, 255)
     assert np.abs(pictures - expected).max() < 0.52
 
 

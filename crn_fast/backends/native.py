@@ -69,12 +69,10 @@ def pack(
         UsageError: $CRN_FAST_TILE is no side of a tile.
     """
     packed = {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()}
-    shapes = dict(_convolutions(spec))
-    for done, (stem, shape) in enumerate(shapes.items()):
-        progress("tune" if tune else "pack", done, len(shapes))
-        tile = _forced_tile() or (
-            fastest_tile(shape) if tune else default_tile(shape.height, shape.width)
-        )
+    forced, convolutions = _forced_tile(), list(_convolutions(spec))
+    for done, (stem, shape) in enumerate(convolutions):
+        progress("tune" if tune else "pack", done, len(convolutions))
+        tile = forced or (fastest_tile(shape) if tune else default_tile(shape.height, shape.width))
         found = pack_convolution(packed[f"{stem}.weight"], shape.features, tile, shape.ids)
         packed[f"{stem}.weight"] = found.weight
         if found.table is not None:

@@ -1,7 +1,7 @@
 """From weights to a plan: TensorRT's builder, told what to build for and asked how far it is.
 
-A plan is a blob that only the TensorRT that built it can run; `Plan` keeps it with what must be
-known to run it. Reading what is inside is `plan`'s business.
+A plan is a blob that only the TensorRT that built it can run; `About` is what must be known to run
+it. Reading what is inside is `plan`'s business.
 """
 
 from __future__ import annotations
