@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "Train a network on photos and layouts.",
     "build-engine": "Compile a checkpoint into an engine file.",
     "eval": "Judge a model on photos and their layouts.",
+    "compare": "Have people judge which of two sets of pictures looks more real.",
     "info": "Describe a checkpoint, engine, layout or run folder, and check it.",
     "labels": "List, show, check and convert label sets and layouts.",
     "export": "Write a network as ONNX, or for Triton Inference Server.",

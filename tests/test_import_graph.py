@@ -54,6 +54,7 @@ ARROWS: dict[str, set[str]] = {
         *("spec", "trust"),
     },
     "measure": {"engine", "errors", "files", "image", "kernels", "layout", "palette"},
+    "compare": {"errors", "files", "image"},
     "models": {"errors", "files"},
     "training": {
         *("baselines", "cascade", "checkpoint", "errors", "extras", "files", "image", "kernels"),
