@@ -29,7 +29,7 @@ FILES = {
     "/compare.js": ("compare.js", "text/javascript; charset=utf-8"),
     "/style.css": ("style.css", "text/css; charset=utf-8"),
 }
-POLICY = "default-src 'self'; img-src 'self' blob:; frame-ancestors 'none'; base-uri 'none'"
+POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'"
 MAX_BODY = 4096
 MAX_NAME = 60
 """Letters of a rater's name."""
