@@ -18,9 +18,13 @@ from crn_fast.errors import CrnError
 COMMANDS = {
     "demo": "Render the packaged example layout: the first thing to try.",
     "render": "Turn a layout into a picture.",
+    "paint": "Paint a layout in the browser, and see it rendered.",
+    "serve": "Serve a model over HTTP.",
+    "cluster-render": "Turn many layouts into pictures on many machines.",
     "train": "Train a network on photos and layouts.",
     "build-engine": "Compile a checkpoint into an engine file.",
     "eval": "Judge a model on photos and their layouts.",
+    "bench": "Time a model on this machine, beside other ways to run it.",
     "compare": "Have people judge which of two sets of pictures looks more real.",
     "info": "Describe a checkpoint, engine, layout or run folder, and check it.",
     "labels": "List, show, check and convert label sets and layouts.",

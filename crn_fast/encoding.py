@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +45,17 @@ def readings_of(pixels: Pixels, labels: LabelSet) -> dict[str, np.ndarray]:
         if labels.train_ids is not None:
             found["train-ids"] = _id_table(labels.train_ids)[pixels.values]
     if pixels.colors is not None:
-        table = np.full(1 << 24, UNKNOWN, np.uint8)
-        for (red, green, blue), channel in labels.color_channels.items():
-            table[red | green << 8 | blue << 16] = channel
-        found["color"] = table[pixels.colors]
+        found["color"] = _color_table(labels)[pixels.colors]
     return found
+
+
+@lru_cache(maxsize=2)
+def _color_table(labels: LabelSet) -> np.ndarray:
+    """Packed colour -> channel. Kept, as to make its 16 MB takes longer than to read a layout."""
+    table = np.full(1 << 24, UNKNOWN, np.uint8)
+    for (red, green, blue), channel in labels.color_channels.items():
+        table[red | green << 8 | blue << 16] = channel
+    return table
 
 
 def with_grey(pixels: Pixels) -> Pixels:

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from crn_fast import __version__, backends, checkpoint, container, trust
 from crn_fast.baselines.spec import BaselineSpec
+from crn_fast.batch import Labels, stack
 from crn_fast.checkpoint import Checkpoint
 from crn_fast.errors import BadInput, Mismatch, UsageError
-from crn_fast.layout import LabelMap, from_array
+from crn_fast.files import staged
 from crn_fast.palette import LabelSet
 from crn_fast.spec import CascadeSpec
 
@@ -91,6 +93,7 @@ def build_engine(
     precision: str = "auto",
     size: tuple[int, int] | None = None,
     options: Mapping[str, Any] | None = None,
+    verify: Callable[[Path], object] | None = None,
 ) -> Manifest:
     """Compile a checkpoint into an engine file.
 
@@ -105,6 +108,8 @@ def build_engine(
             `timing_cache`, its file, or None for none; `tune`, whether native times its tiles
             here; `progress`, called with a phase's name,
             the steps done and their number.
+        verify: called with the file before it is moved to `out`; what it raises ends the build,
+            and nothing is left.
 
     Raises:
         BadInput: the checkpoint cannot be read, or is a baseline network's.
@@ -134,7 +139,13 @@ def build_engine(
         notes=dict(loaded.notes),
     )
     sign = trust.sign if chosen.EXECUTABLE else None
-    container.write(out, packed, manifest.to_metadata(), sign)
+    if verify is None:
+        container.write(out, packed, manifest.to_metadata(), sign)
+        return manifest
+    with staged(out) as temporary:
+        container.write(temporary, packed, manifest.to_metadata(), sign)
+        del packed  # the file is mapped now, and may be as large
+        verify(temporary)
     return manifest
 
 
@@ -202,11 +213,13 @@ def check_size(source: str, spec: CascadeSpec | BaselineSpec, size: tuple[int, i
 
 
 class Engine:
-    """A network that is ready to render."""
+    """A network that is ready to render. Threads may share it; it closes as a context manager."""
 
     def __init__(self, manifest: Manifest, renderer: backends.Renderer, source: str) -> None:
         self.manifest, self.source = manifest, source
-        self._renderer = renderer
+        self.device, self.precision = renderer.device, renderer.precision
+        self._renderer: backends.Renderer | None = renderer
+        self._one_at_a_time = Lock()
 
     @classmethod
     def open(
@@ -240,7 +253,7 @@ class Engine:
                     f"{path}: built for the backend {manifest.backend}, not {backend}: crn-fast "
                     f"build-engine CKPT --backend {backend}"
                 )
-            _, chosen, _ = backends.choose(manifest.backend)
+            _, chosen, _ = backends.choose(manifest.backend, opening=True)
             spec = manifest.spec
             assert isinstance(spec, CascadeSpec)  # the manifest was read from a file
             chosen.check(str(path), spec, packed)
@@ -250,7 +263,7 @@ class Engine:
                 return cls._open_baseline(loaded, loaded.spec, backend, precision, device, threads)
             spec = loaded.spec
             name, chosen, _ = backends.choose(backend)
-            packed = chosen.pack(spec, loaded.tensors, precision)
+            packed = chosen.prepare(spec, loaded.tensors, precision)
             notes = dict(loaded.notes)
             manifest = Manifest(spec, loaded.labels, name, "auto", "any", "", {}, notes)
         wanted = manifest.precision if precision == "auto" else precision
@@ -291,50 +304,82 @@ class Engine:
     def backend(self) -> str:
         return self.manifest.backend
 
-    @property
-    def precision(self) -> str:
-        return self._renderer.precision
+    def timings(self, labels: np.ndarray) -> Mapping[str, float]:
+        """Seconds of one call's `upload`, `compute` and `download`; {} where nobody can tell.
 
-    @property
-    def device(self) -> str:
-        return self._renderer.device
+        `labels`: uint8 [N, H, W], as `render` takes them.
+        """
+        timed = getattr(self._open_renderer(), "timings", None)
+        return timed(stack(labels, self.labels, self.spec.size)) if timed else {}
 
-    def render(self, labels: LabelMap | Sequence[LabelMap] | np.ndarray) -> np.ndarray:
-        """Make the pictures of one or several layouts.
+    def render(self, labels: Labels | Iterable[Labels]) -> np.ndarray:
+        """Make the pictures of one or several layouts. Threads take turns.
 
         Args:
-            labels: a `LabelMap`, several, or a uint8 array [H, W] or [N, H, W] of channel ids.
+            labels: a `LabelMap`, an integer array or tensor [H, W] or [N, H, W] of channels, or
+                several [H, W]. Tensors are anything with DLPack: those in the CPU's memory are
+                read where they are. What is on a GPU stays there where the renderer takes it;
+                else PyTorch's tensors are copied from it, and others refused.
 
         Returns:
             uint8 RGB [N, K, H, W, 3]: K pictures of each of N layouts.
 
         Raises:
-            BadInput: ids outside the label set, or an array of another type or shape.
+            BadInput: channels outside the label set, or an array of another type or shape.
             Mismatch: another size or label set than the network's.
             ResourceError: out of memory.
+            UsageError: the engine is closed.
         """
-        return self._renderer(self._batch(labels))
+        there = getattr(self._open_renderer(), "render_device", None)
+        if there and hasattr(labels, "__cuda_array_interface__"):
+            ids: Any = labels
+            return self._locked(there, ids if ids.ndim == 3 else ids[None])
+        return self._locked(None, stack(labels, self.labels, self.spec.size))
 
-    def _batch(self, labels: LabelMap | Sequence[LabelMap] | np.ndarray) -> np.ndarray:
-        if isinstance(labels, np.ndarray):
-            if labels.ndim not in (2, 3):
-                raise BadInput(f"labels have shape {labels.shape}; expected [H, W] or [N, H, W]")
-            stack = labels if labels.ndim == 3 else labels[None]
-            maps = [from_array(ids, self.labels) for ids in stack]
-        else:
-            maps = [labels] if isinstance(labels, LabelMap) else list(labels)
-        if not maps:
-            raise BadInput("no layouts to render; expected at least one")
-        for layout in maps:
-            if layout.labels.names != self.labels.names:
-                raise Mismatch(
-                    f"{layout.source}: its label set is {layout.labels.name}, the network's is "
-                    f"{self.labels.name}: crn-fast labels map converts between sets"
-                )
-            if layout.array.shape != self.spec.size:
-                found, wanted = layout.array.shape, self.spec.size
-                raise Mismatch(
-                    f"{layout.source}: is {found[0]}x{found[1]}, the network makes "
-                    f"{wanted[0]}x{wanted[1]}: --fit pad, crop or nearest brings it to that size"
-                )
-        return np.stack([layout.array for layout in maps])
+    def stream(self, labels: Iterable[Labels], batch: int = 1) -> Iterator[np.ndarray]:
+        """Pictures of layouts as they come: the next are made while the caller uses the last.
+
+        Args:
+            labels: layouts [H, W], taken by a thread a few before they are needed; what it raises
+                is raised here, in its turn.
+            batch: layouts to render at a time.
+
+        Returns:
+            an iterator of uint8 RGB [K, H, W, 3], in order. Dropping it ends the work.
+
+        Raises:
+            UsageError: the engine is closed, or `batch` is below 1.
+            BadInput, Mismatch, ResourceError: as `render`, in the layout's turn.
+        """
+        from crn_fast.rendering.pipeline import ahead, batches
+
+        renderer = self._open_renderer()
+        if batch < 1:
+            raise UsageError(f"batch is {batch}; expected 1 or more")
+        groups = batches(ahead(labels, batch + 1), batch)
+        stacks = (stack(group, self.labels, self.spec.size) for group in groups)
+        # Some renderers copy one batch while they work on another.
+        overlapping = getattr(renderer, "stream", None)
+        made = overlapping(stacks) if overlapping else (self._locked(None, s) for s in stacks)
+        return ahead((picture for pictures in made for picture in pictures), batch)
+
+    def close(self) -> None:
+        """Give the memory back, after what is being rendered. Doing so twice is no error."""
+        with self._one_at_a_time:
+            self._renderer = None
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _locked(self, render: Callable[[Any], np.ndarray] | None, labels: Any) -> np.ndarray:
+        """Render while no other thread does; `render` is the renderer itself where it is None."""
+        with self._one_at_a_time:
+            return (render or self._open_renderer())(labels)
+
+    def _open_renderer(self) -> backends.Renderer:
+        if self._renderer is None:
+            raise UsageError(f"{self.source}: this engine was closed; open it again: Engine.open")
+        return self._renderer

@@ -7,8 +7,11 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import IO, Literal
 
 from crn_fast.errors import BadInput, ResourceError
@@ -105,9 +108,51 @@ def write_whole(path: str | Path, save: Callable[[IO[bytes]], object]) -> None:
         raise ResourceError(f"{path}: cannot be written: {_explain(path, error)}") from error
 
 
+@contextmanager
+def staged(path: str | Path) -> Iterator[Path]:
+    """A file of the same name in a folder of its own beside `path`, moved there if all goes well.
+
+    For files that are used before they are kept; `write_whole` writes them. Whatever goes wrong,
+    what was at `path` is untouched and the folder is gone.
+
+    Raises:
+        ResourceError: the folder of `path` is missing or cannot be written.
+    """
+    if kind_of(path) == "other":
+        raise ResourceError(f"{path}: is no regular file; choose another name")
+    check_folder(path)
+    path = Path(os.path.realpath(path))
+    try:
+        holder = tempfile.TemporaryDirectory(prefix=".", dir=path.parent)
+    except OSError as error:
+        raise ResourceError(f"{path}: cannot be written: {_explain(path, error)}") from error
+    with holder as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        try:
+            temporary.replace(path)
+        except OSError as error:
+            raise ResourceError(f"{path}: cannot be written: {_explain(path, error)}") from error
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """`write_whole` of bytes that are in memory."""
+
+    def save(stream: IO[bytes]) -> None:
+        stream.write(data)
+
+    write_whole(path, save)
+
+
+_ASKING = Lock()
+
+
+@cache
 def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
+    """Asked for once: it can only be read by setting it, which no two threads may do at a time."""
+    with _ASKING:
+        mask = os.umask(0o022)
+        os.umask(mask)
     return mask
 
 

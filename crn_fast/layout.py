@@ -107,12 +107,35 @@ def read(
         ResourceError: it may not be read.
     """
     name = str(source) if isinstance(source, str | Path) else _stream_name(source)
+    check_reading(labels, encoding, unknown)
+    return interpret(png.read(source, name), labels, name, encoding=encoding, unknown=unknown)
+
+
+def check_reading(labels: LabelSet, encoding: Encoding, unknown: Unknown) -> None:
+    """Check that a label set can be read so.
+
+    Raises:
+        UsageError: it has no train ids, or no void class.
+    """
     if encoding == "train-ids" and labels.train_ids is None:
         raise UsageError(f"--encoding train-ids: label set {labels.name} has no train ids")
     if unknown == "void" and labels.void is None:
         raise UsageError(f"--unknown void: label set {labels.name} has no void class")
 
-    pixels = png.read(source, name)
+
+def interpret(
+    pixels: png.Pixels,
+    labels: LabelSet,
+    name: str,
+    *,
+    encoding: Encoding = "auto",
+    unknown: Unknown = "error",
+) -> LabelMap:
+    """A picture's values as a layout; as `read`, which `name` stands for in messages.
+
+    Raises:
+        BadInput: unknown values, or two meanings.
+    """
     if encoding in ("ids", "train-ids"):
         pixels = with_grey(pixels)
     readings = readings_of(pixels, labels)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -152,3 +154,87 @@ def test_precisions_on_a_gpu(precision: str, allowed: float, engine_file: Path) 
     pictures = Engine.open(engine_file, precision=precision).render(labels)
     expected = tiny.oracle(tiny.make_checkpoint(), labels).clip(0, 255)
     assert np.abs(pictures - expected).max() < allowed
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_a_stream_is_what_render_makes(batch: int, engine_file: Path) -> None:
+    labels = tiny.labels_array(5)
+    with Engine.open(engine_file) as engine:
+        expected = engine.render(labels)
+        found = list(engine.stream(iter(labels), batch=batch))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_stream_raises_what_goes_wrong_in_its_turn(engine_file: Path) -> None:
+    engine, good = Engine.open(engine_file), tiny.labels_array(3)
+    pictures = engine.stream([*good, np.full((12, 20), 99)])
+    for _ in good:
+        next(pictures)
+    with pytest.raises(BadInput, match="99"):
+        next(pictures)
+    with pytest.raises(UsageError, match="batch is 0"):
+        engine.stream(good, batch=0)
+
+
+def test_a_closed_engine_says_so(engine_file: Path) -> None:
+    with Engine.open(engine_file) as engine:
+        engine.render(tiny.labels_array())
+    engine.close()
+    for use in (engine.render, engine.stream):
+        with pytest.raises(UsageError, match=r"net\.crn: this engine was closed; open it again"):
+            use(tiny.labels_array())
+    assert engine.precision == "fp32"
+
+
+@pytest.mark.parametrize("backend", ["native", "eager"])
+def test_threads_may_share_an_engine(backend: str, tmp_path: Path) -> None:
+    if reason := backends.get(backend).available():
+        pytest.skip(reason)
+    labels = tiny.labels_array(8)
+    with Engine.open(tiny.save_checkpoint(tmp_path / "net.pt"), backend=backend) as engine:
+        expected = [engine.render(ids) for ids in labels]
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(5):
+                np.testing.assert_array_equal(list(pool.map(engine.render, labels)), expected)
+
+
+class OnDevice:
+    """A renderer that overlaps batches, and takes labels where they are on a GPU."""
+
+    device, precision = "nowhere", "fp32"
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def __call__(self, labels: np.ndarray) -> np.ndarray:
+        self.calls.append("call")
+        return np.repeat(labels[:, None, ..., None], 3, 4)
+
+    def stream(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        for labels in batches:
+            yield self(labels)
+            self.calls.append("stream")
+
+    def render_device(self, labels: OnGpu) -> np.ndarray:
+        self.calls.append(f"device {labels.ndim}")
+        return np.zeros((1, 1, 12, 20, 3), np.uint8)
+
+
+class OnGpu:
+    ndim, __cuda_array_interface__ = 2, {"version": 3}
+
+    def __getitem__(self, _: None) -> OnGpu:
+        found = OnGpu()
+        found.ndim = 3
+        return found
+
+
+def test_what_a_renderer_can_do_besides_is_used(engine_file: Path) -> None:
+    renderer = OnDevice()
+    engine = Engine(Engine.open(engine_file).manifest, renderer, "x")
+    labels = tiny.labels_array(3)
+    found = np.stack(list(engine.stream(labels, batch=2)))
+    np.testing.assert_array_equal(found[:, 0, ..., 0], labels)
+    assert renderer.calls == ["call", "stream"] * 2
+    engine.render(OnGpu())  # type: ignore[arg-type]
+    assert renderer.calls[-1] == "device 3"

@@ -30,9 +30,12 @@ ARROWS: dict[str, set[str]] = {
     "container": {"errors", "files", "kernels"},
     "trust": {"container", "errors", "files"},
     "palette": {"errors", "files", "spec"},
-    "image": {"errors", "files"},
+    "png_writer": set(),
+    "image": {"errors", "files", "png_writer"},
     "encoding": {"errors", "palette", "png"},
     "layout": {"encoding", "errors", "files", "palette", "png", "spec"},
+    "batch": {"errors", "layout", "palette"},
+    "rendering": {"errors", "files", "layout", "palette", "png"},
     "crc32c": set(),
     "tf_bundle": {"crc32c", "errors"},
     "authors": {"errors", "spec", "tf_bundle"},
@@ -42,20 +45,34 @@ ARROWS: dict[str, set[str]] = {
         *("baselines", "container", "errors", "extras", "files", "palette", "spec", "weights"),
     },
     "module": {"cascade", "kernels", "spec", "weights"},
-    "fused": {"cascade", "errors", "kernels", "spec"},
+    "cuda": {"errors"},
+    "fp8": {"errors", "spec"},
+    "fused": {"cascade", "cuda", "errors", "fp8", "kernels", "spec"},
     "onnx_export": {"cascade", "errors", "spec", "weights"},
-    "trt": {"cascade", "errors", "files", "spec", "weights"},
+    "trt": {"cascade", "cuda", "errors", "files", "fp8", "kernels", "spec", "weights"},
     "backends": {
-        *("baselines", "cascade", "container", "errors"),
+        *("baselines", "cascade", "container", "cuda", "errors"),
         *("extras", "fused", "kernels", "spec", "trt", "weights"),
     },
     "engine": {
-        *("backends", "baselines", "checkpoint", "container", "errors", "layout", "palette"),
-        *("spec", "trust"),
+        *("backends", "baselines", "batch", "checkpoint", "container", "errors", "files"),
+        *("layout", "palette", "rendering", "spec", "trust"),
     },
     "measure": {"engine", "errors", "files", "image", "kernels", "layout", "palette"},
     "compare": {"errors", "files", "image"},
     "models": {"errors", "files"},
+    "cluster": {
+        *("baselines", "checkpoint", "engine", "errors", "files", "image", "layout"),
+        *("models", "palette", "png", "rendering", "spec", "trust"),
+    },
+    "serve": {"engine", "errors", "image", "layout", "palette", "png", "rendering", "trust"},
+    "bench": {
+        *("backends", "cascade", "checkpoint", "engine", "errors", "extras", "files", "kernels"),
+        *("layout", "measure", "models", "palette", "spec", "weights"),
+    },
+    "verify": {
+        *("backends", "checkpoint", "engine", "errors", "layout", "models", "palette", "spec"),
+    },
     "training": {
         *("baselines", "cascade", "checkpoint", "errors", "extras", "files", "image", "kernels"),
         *("layout", "module", "palette", "spec"),
@@ -68,7 +85,7 @@ ARROWS["__main__"] = {"cli"}
 
 TORCH_AT_IMPORT = (
     *("backends.", "baselines.dilated", "baselines.unet", "fused.", "kernels.gpu."),
-    *("kernels.reference", "module", "training."),
+    *("bench.network", "kernels.reference", "module", "training."),
 )
 """The modules (dotted prefixes) that may import torch when they are themselves imported."""
 

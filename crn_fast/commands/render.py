@@ -1,27 +1,16 @@
-"""`crn-fast render`: a layout becomes a picture."""
+"""`crn-fast render`: layouts become pictures, or a video. The options, and who sees to them."""
 
 from __future__ import annotations
 
-import sys
-import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from fractions import Fraction
+from typing import Any
 
 import click
 
-from crn_fast.commands import (
-    Size,
-    check_writable,
-    emit,
-    engine_options,
-    reading_options,
-    say,
-)
+from crn_fast.commands import Size, engine_options, reading_options
+from crn_fast.commands.rendering import Request
 from crn_fast.errors import UsageError
-
-if TYPE_CHECKING:
-    from crn_fast.engine import Engine
-    from crn_fast.layout import LabelMap
+from crn_fast.rendering.tree import is_many
 
 EPILOG = """\b
 Examples:
@@ -29,11 +18,46 @@ Examples:
   crn-fast render --layout street.png -m run/ckpt.pt -o street.jpg --timing
   crn-fast render --layout frankfurt_gtFine_labelIds.png --labels cityscapes
   cat street.png | crn-fast render --layout - -o - > picture.png
+\b
+  crn-fast render --layout gtFine/val -o pictures --skip-existing
+  crn-fast render --layout 'drive/**/*_labelIds.png' --labels cityscapes --format jpg --keep-going
+  crn-fast render --layout drive -o drive.mp4 --fps 17
+  simulator | crn-fast render --layout - --format-in raw -o - --format raw | player
+  crn-fast render --layout street.png -m street-256-diverse --compose car=2,road=1 --seam 4
 """
 
 
+class Fps(click.ParamType[Fraction]):
+    """Frames a second, as 25, 29.97 or 30000/1001."""
+
+    name = "FPS"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Fraction:
+        try:
+            found = Fraction(str(value)).limit_denominator(1001)
+        except (ValueError, ZeroDivisionError):
+            found = Fraction(0)
+        if not 0 < found <= 1000:
+            self.fail(f"{value!r}: expected frames a second, as in 25 or 30000/1001")
+        return found
+
+
 @click.command(epilog=EPILOG)
-@click.option("--layout", "source", required=True, metavar="PATH|-", help="Layout, or - for stdin.")
+@click.option(
+    "--layout",
+    "source",
+    required=True,
+    metavar="PATH|DIR|GLOB|-",
+    help="Layout, folder, pattern, video of labels, or - for stdin. More paths may follow.",
+)
+@click.argument("more", metavar="[PATH]...", nargs=-1, type=click.Path())
+@click.option(
+    "--format-in",
+    type=click.Choice(["auto", "raw"]),
+    default="auto",
+    show_default=True,
+    help="raw: frames of H*W ids of one byte, of the network's size.",
+)
 @click.option(
     "-m",
     "--model",
@@ -41,7 +65,10 @@ Examples:
     help="Checkpoint, engine, or a packaged model's name. Default: the packaged one that fits.",
 )
 @click.option(
-    "-o", "--out", metavar="PATH|-", help="Picture to write. Default: LAYOUT.render.png here."
+    "-o",
+    "--out",
+    metavar="PATH|DIR|-",
+    help="Picture, folder or .mp4. Default: LAYOUT.render.png here, or DIR.render beside DIR.",
 )
 @click.option(
     "--labels", "label_set", metavar="NAME|FILE.toml", help="The layout's. Default: the model's."
@@ -60,157 +87,62 @@ Examples:
     "--images", type=click.IntRange(min=1), metavar="K", help="Only the first K pictures."
 )
 @click.option(
+    "--compose", metavar="CLASS=K,...", help="One picture: these classes of picture K, others of 0."
+)
+@click.option(
+    "--seam",
+    type=click.IntRange(0, 256),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Pixels on each side over which --compose blends.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Layouts to render at a time.",
+)
+@click.option(
     "--format",
     "picture_format",
-    type=click.Choice(["png", "jpg", "webp"]),
-    help="Default: by the ending of -o.",
+    type=click.Choice(["png", "jpg", "webp", "mp4", "raw"]),
+    help="Default: by the ending of -o, else png. raw: frames of H*W*3 bytes, RGB.",
 )
 @click.option(
     "--quality",
     type=click.IntRange(1, 100),
     default=95,
     show_default=True,
-    help="Of JPEG and WebP.",
+    help="Of JPEG, WebP and MP4.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a picture that exists.")
+@click.option("--fps", type=Fps(), help="Frames a second of a video.  [default: 25]")
+@click.option(
+    "--shard", metavar="I/N|auto", help="Only part I of N; auto: as Slurm or Kubernetes says."
+)
+@click.option(
+    "--skip-existing", is_flag=True, help="Leave out what the folder's manifest says is done."
+)
+@click.option("--overwrite", is_flag=True, help="Replace pictures that exist.")
+@click.option("--keep-going", is_flag=True, help="Go on after a bad layout; exit 6 at the end.")
 @click.option("--timing", is_flag=True, help="Say how long each part took.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as a line of JSON.")
-def command(
-    source: str,
-    model: str | None,
-    out: str | None,
-    label_set: str | None,
-    encoding: Any,
-    unknown: Any,
-    fit: Any,
-    size: tuple[int, int] | None,
-    backend: str,
-    precision: str,
-    device: int | None,
-    threads: int | None,
-    images: int | None,
-    picture_format: str | None,
-    quality: int,
-    overwrite: bool,
-    timing: bool,
-    as_json: bool,
-) -> None:
-    """Turn a layout into a picture.
+def command(source: str, more: tuple[str, ...], **options: Any) -> None:
+    """Turn layouts into pictures.
 
-    A model that makes K pictures of a layout writes OUT_0, OUT_1, ...
+    One layout becomes a picture; a folder, a pattern or several become a folder of pictures with a
+    manifest, or a video. A model that makes K pictures of a layout writes OUT_0, OUT_1, ...
     """
-    from crn_fast import image, layout, models, palette
-    from crn_fast.engine import Engine, check_size
-    from crn_fast.spec import CascadeSpec
-
-    to_stdout = out == "-"
-    if (source == "-" and sys.stdin is None) or (to_stdout and sys.stdout is None):
-        raise UsageError("- was given, but standard input or output is closed")
-    if out is None:
-        out = f"{'stdin' if source == '-' else Path(source).stem}.render.png"
-    target = Path(out)
-    kind = (picture_format or "png") if to_stdout else image.format_of(target, picture_format)
-    stream = sys.stdin.buffer if source == "-" else source
-
-    def open_engine(path: Path) -> Engine:
-        return Engine.open(
-            path, backend=backend, precision=precision, device=device, threads=threads
-        )
-
-    def read(labels: palette.LabelSet) -> LabelMap:
-        return layout.read(stream, labels, encoding=encoding, unknown=unknown)
-
-    laps = _Laps()
-    if model is None:
-        # The packaged model is chosen by the layout's size, so the layout comes first.
-        packaged = palette.label_set(label_set or models.LABEL_SET)
-        labels = read(packaged)
-        laps.end("read")
-        engine = open_engine(models.resolve(None, labels.array.shape))
-        laps.end("open")
+    request = Request((source, *more), **options)
+    if request.skip_existing and request.overwrite:
+        raise UsageError("--skip-existing or --overwrite: give one of them")
+    # Whatever runs is imported only now: for a single picture the rest would cost its time.
+    if request.makes_frames or request.takes_frames:
+        from crn_fast.commands.render_video import run
+    elif is_many(request.sources):
+        from crn_fast.commands.render_folder import run
     else:
-        engine = open_engine(models.resolve(model))
-        laps.end("open")
-        labels = read(palette.label_set(label_set) if label_set else engine.labels)
-        laps.end("read")
-    read_as = f"{labels.labels.name}, read as {labels.encoding}"
-    labels = _bring_to(labels, engine, fit)
-    check_size(engine.source, engine.spec, size)
-    targets = _targets(target, engine, images, to_stdout)
-    if not to_stdout:
-        for path in targets:
-            check_writable(path, overwrite, "--overwrite")
-            if source != "-" and path.exists() and path.samefile(source):
-                raise UsageError(f"{path}: is the layout itself; name another picture with -o")
-    say(f"layout {labels.source}: {read_as}")
-    say(f"model {engine.source}, backend {engine.backend}, {engine.precision} on {engine.device}")
-    laps.end("fit")
-    pictures = engine.render(labels)[0]
-    laps.end("render")
-    for path, picture in zip(targets, pictures, strict=False):
-        image.write(sys.stdout.buffer if to_stdout else path, picture, kind, quality)
-    laps.end("write")
-
-    if timing:
-        say("  ".join(f"{name} {seconds:.2f} s" for name, seconds in laps.seconds.items()))
-    if to_stdout:
-        return
-    if as_json:
-        emit(
-            {
-                "layout": source,
-                "encoding": labels.encoding,
-                "pictures": [str(path) for path in targets],
-                "model": engine.source,
-                "backend": engine.backend,
-                "precision": engine.precision,
-                "device": engine.device,
-                "seconds": {name: round(seconds, 4) for name, seconds in laps.seconds.items()},
-            }
-        )
-        return
-    for path in targets:
-        emit(str(path))
-    if click.get_current_context().info_name == "render":  # `demo`, which calls this, has its own
-        built = engine.source.endswith(".crn") or not isinstance(engine.spec, CascadeSpec)
-        following = "render --layout ANOTHER.png -m" if built else "build-engine"
-        say(f"next: crn-fast {following} {engine.source}")
-
-
-def _bring_to(labels: LabelMap, engine: Engine, fit: Any) -> LabelMap:
-    """The layout in the network's label set and size."""
-    from crn_fast import layout
-
-    if labels.labels.names != engine.labels.names:
-        say(f"{labels.source}: mapped from {labels.labels.name} to {engine.labels.name}")
-        labels = layout.convert(labels, engine.labels)
-    return layout.fit(labels, engine.spec.size, fit)
-
-
-def _targets(target: Path, engine: Engine, images: int | None, to_stdout: bool) -> list[Path]:
-    """One path for each picture that will be written.
-
-    Raises:
-        UsageError: more pictures than the model makes, or several for stdout.
-    """
-    made = engine.spec.images
-    if images and images > made:
-        raise UsageError(f"--images {images}: {engine.source} makes {made} of a layout")
-    count = images or made
-    if count == 1:
-        return [target]
-    if to_stdout:
-        raise UsageError(f"-o -: {engine.source} makes {made} pictures; add --images 1")
-    return [target.with_stem(f"{target.stem}_{k}") for k in range(count)]
-
-
-class _Laps:
-    """Seconds since the last lap, by name."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._since = time.perf_counter()
-
-    def end(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name], self._since = now - self._since, now
+        from crn_fast.commands.render_one import run
+    run(request)

@@ -1,0 +1,157 @@
+"""The manifest of a batch: a line of JSON for each layout that was rendered or failed.
+
+Lines are appended as layouts finish, each in one write, so that after a crash all but the last can
+be read. Of several lines about a layout the last counts. Manifests of shards join by concatenation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from crn_fast.errors import ResourceError
+
+PATTERN = "manifest*.jsonl"
+"""The names of all manifests in a folder of pictures."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """A picture: its path below the folder of pictures, with '/', and its SHA-256."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of one layout."""
+
+    input: str
+    """Its path, as it was found."""
+    input_sha256: str | None
+    outputs: tuple[Output, ...]
+    status: str
+    """'done' or 'failed'."""
+    model: str
+    model_sha256: str
+    """Of its file."""
+    backend: str
+    precision: str
+    settings: str
+    """The same for the same model, backend, precision and options that decide the pictures."""
+    ms: float | None = None
+    """In the renderer: its share of its batch."""
+    error: str | None = None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> Entry | None:
+        """None for a line that is torn or not ours."""
+        try:
+            found: dict[str, Any] = json.loads(line)
+            outputs = tuple(Output(**output) for output in found.pop("outputs"))
+            known = {field.name for field in fields(cls)}
+            return cls(outputs=outputs, **{k: v for k, v in found.items() if k in known})
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None
+
+
+class Manifest:
+    """A manifest that is being written to, with the `lines` added so far. Threads may share it."""
+
+    def __init__(self, path: Path) -> None:
+        """Open for appending; the torn last line of a run that was killed is cut off.
+
+        Raises:
+            ResourceError: it cannot be written.
+        """
+        self.path, self._lock = path, Lock()
+        self.lines = 0
+        try:
+            self._file = path.open("ab+", buffering=0)
+            self._cut_torn_line()
+        except OSError as error:
+            raise ResourceError(f"{path}: cannot be written ({error.strerror})") from error
+
+    def __enter__(self) -> Manifest:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, entry: Entry) -> None:
+        """Append a line.
+
+        Raises:
+            ResourceError: the disk is full.
+        """
+        line = entry.to_json().encode("ascii") + b"\n"
+        try:
+            with self._lock:
+                written = self._file.write(line)
+        except OSError as error:
+            raise ResourceError(f"{self.path}: cannot be written ({error.strerror})") from error
+        if written != len(line):
+            raise ResourceError(f"{self.path}: cannot be written (the disk is full)")
+        self.lines += 1
+
+    def _cut_torn_line(self) -> None:
+        end = self._file.seek(0, os.SEEK_END)
+        start = end
+        tail = b""
+        while start and b"\n" not in tail:
+            start = max(0, start - (1 << 16))
+            self._file.seek(start)
+            tail = self._file.read(1 << 16)
+        whole = start + tail.rfind(b"\n") + 1
+        if whole < end:
+            self._file.truncate(whole)
+
+
+def read(path: Path) -> Iterator[Entry]:
+    """The lines of a manifest, without those that are torn or not ours."""
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if (entry := Entry.from_json(line)) is not None:
+                yield entry
+
+
+def finished(folder: Path) -> dict[tuple[str, ...], list[Entry]]:
+    """The layouts that some manifest in the folder says are done, by their outputs' paths."""
+    found: dict[tuple[str, ...], list[Entry]] = {}
+    for path in sorted(folder.glob(PATTERN)):
+        for entry in read(path):
+            if entry.status == "done":
+                key = tuple(output.path for output in entry.outputs)
+                found.setdefault(key, []).append(entry)
+    return found
+
+
+def is_whole(entry: Entry, folder: Path, settings: str, source: Path) -> bool:
+    """Whether a layout's pictures are there, as the entry says, and would be made the same again.
+
+    The layout, the settings and every picture must have the recorded hashes.
+    """
+    if entry.settings != settings:
+        return False
+    expected = {source: entry.input_sha256}
+    expected |= {folder / output.path: output.sha256 for output in entry.outputs}
+    try:
+        return all(sha256_of(path) == digest for path, digest in expected.items())
+    except OSError:
+        return False
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
