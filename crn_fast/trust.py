@@ -46,6 +46,11 @@ def vouch(digest: str) -> None:
     _vouched.add(digest)
 
 
+def vouched() -> tuple[str, ...]:
+    """The digests that are trusted in this process, to hand on to another."""
+    return tuple(sorted(_vouched))
+
+
 def require_key() -> None:
     """Check, before long work, that there is a key to sign with.
 

@@ -1,0 +1,163 @@
+"""Beginning and end: engines that die, servers told to stop, commands that cannot start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the extra [serve]")
+
+import tiny
+from crn_fast import cli
+from crn_fast.errors import BadInput
+from crn_fast.serve.server import Server, listen
+from crn_fast.serve.settings import Settings
+from serving import Answer, layouts, running, until
+from stub_engine import Stub, picture
+
+needs_kill = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+
+
+@needs_kill
+def test_a_killed_engine_costs_its_batch_alone() -> None:
+    ids = layouts(4)
+    with running(Stub(0.6), max_batch=2) as server:
+        found: dict[int, Answer] = {}
+
+        def work(i: int) -> None:
+            found[i] = server.render(ids[i])
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        until(lambda: server.metric("crn_fast_waiting") == 4)
+        time.sleep(0.1)
+        pid = server.server.process.pid
+        assert pid
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: server.ask("GET", "/readyz").status == 503)
+        for thread in threads:
+            thread.join()
+        assert sorted(answer.status for answer in found.values()) == [200, 200, 503, 503]
+        for i, answer in found.items():
+            if answer.status == 200:
+                assert answer.body == picture(ids[i]).tobytes()
+            else:
+                assert b'"engine_died"' in answer.body and answer.headers["retry-after"]
+        until(lambda: server.ask("GET", "/readyz").status == 200)
+        assert server.render(ids[0]).body == picture(ids[0]).tobytes()
+        assert server.metric("crn_fast_engine_restarts_total") == 1
+
+
+@needs_kill
+def test_an_engine_that_dies_idle_is_replaced_unasked() -> None:
+    with running() as server:
+        pid = server.server.process.pid
+        assert pid
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: server.server.process.pid not in (None, pid))
+        assert server.render(layouts()[0]).status == 200
+
+
+def test_draining_finishes_what_was_begun() -> None:
+    ids = layouts(3)
+    with running(Stub(0.4), max_batch=1) as server:
+        found: list[int] = []
+        threads = [
+            threading.Thread(target=lambda i=i: found.append(server.render(ids[i]).status))
+            for i in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        until(lambda: server.metric("crn_fast_waiting") == 3)
+        server.server.stop()
+        until(lambda: server.ask("GET", "/readyz").status == 503)
+        late = server.render(ids[0])
+        assert late.status == 503 and b"draining" in late.body and late.headers["retry-after"]
+        for thread in threads:
+            thread.join()
+        assert found == [200] * 3
+        server.thread.join(10)
+        assert not server.thread.is_alive()
+
+
+def test_what_cannot_be_opened_is_an_error_at_the_start() -> None:
+    settings = Settings()
+    with pytest.raises(BadInput, match=r"stub\.crn: is broken"):
+        Server(settings, Stub(broken=True), listen(settings))
+
+
+@needs_kill
+def test_the_command_serves_and_ends_well(tmp_path: Path) -> None:
+    model = tiny.save_checkpoint(tmp_path / "net.safetensors")
+    command = [sys.executable, "-P", "-m", "crn_fast", "serve", "-m", str(model), "--port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as process:
+        assert process.stdout and process.stderr
+        url = process.stdout.readline().strip()
+        assert url.startswith("http://127.0.0.1:"), process.stderr.read()
+        from urllib.request import Request, urlopen
+
+        ids = tiny.labels_array()[0]
+        raw = {"Content-Type": "application/octet-stream"}
+        request = Request(f"{url}v1/render?k=1&format=raw", ids.tobytes(), raw)
+        with urlopen(request) as response:
+            picture = np.frombuffer(response.read(), np.uint8).reshape(*ids.shape, 3)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
+        said = process.stderr.read()
+    assert "net.safetensors, backend" in said and "Traceback" not in said
+    from crn_fast import Engine
+
+    assert np.array_equal(picture, Engine.open(model).render(ids)[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        (["-m", "none"], 3, "none: no such file"),
+        (["-m", "missing.crn"], 3, "missing.crn"),
+        (["--host", "0.0.0.0"], 2, "--token-file"),
+        (["--host", "0.0.0.0", "--token-file", "none"], 3, "none: no such file"),
+        (["--token-file", "short"], 3, "at least 16"),
+        (["--backend", "trt"], 8, "trt"),
+        (["--host", "203.0.113.7", "--token-file", "token"], 5, "cannot be listened on"),
+    ],
+)
+@pytest.mark.parametrize("command", ["serve", "paint"])
+def test_commands_that_cannot_start(
+    command: str,
+    options: list[str],
+    code: int,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("short").write_text("abc\n")
+    Path("token").write_text("a-token-of-the-tests\n")
+    with pytest.raises(SystemExit) as exited:
+        cli.main([command, "--port", "0", *options])
+    out, err = capfd.readouterr()
+    assert exited.value.code == code, err
+    assert out == "" and err.count("\n") == 1 and says in err
+
+
+def test_without_the_extra_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("crn_fast.commands.serve._PACKAGES", ("fastapi", "no_such_package"))
+    with pytest.raises(SystemExit) as exited:
+        cli.main(["serve"])
+    assert exited.value.code == 8
+    assert "no_such_package: pip install 'crn-fast[serve]'" in capfd.readouterr().err
