@@ -15,7 +15,8 @@ TORCH_INDEX ?= $(shell [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/
   && $(PYTHON) -c 'import urllib.request as u; u.urlopen("$(CPU_INDEX)/", timeout=3)' 2>/dev/null \
   && echo $(CPU_INDEX))
 
-.PHONY: demo test ci-extra lint types package sanitize compile-gpu pycuda-wheel format clean
+.PHONY: demo test docs ci-extra lint types package bench bench-quick report instructions sanitize \
+  compile-gpu pycuda-wheel format clean
 
 demo: $(VENV)/has-core  # Rendering on a CPU needs no torch.
 	$(BIN)/crn-fast demo
@@ -23,7 +24,7 @@ demo: $(VENV)/has-core  # Rendering on a CPU needs no torch.
 test: $(VENV)/has-train,dev
 	$(BIN)/pytest $(PYTEST_ARGS)
 
-ci-extra: lint types package
+ci-extra: lint types package docs
 
 lint: $(VENV)/has-train,dev
 	$(BIN)/ruff check
@@ -38,6 +39,20 @@ package: $(VENV)/has-train,dev
 	$(BIN)/python -m build --no-isolation --outdir build/dist
 	$(PIP) wheel -q --no-build-isolation --no-deps --config-settings wheel.cmake=false -w build/dist .
 	$(BIN)/python tests/check_wheel.py build/dist
+
+# All suites of benchmarks/; hours, on an idle machine. PYTEST_ARGS="-k frame --network 256p" for some.
+SUITES = $(BIN)/pytest benchmarks -q --benchmark-columns=min,median,max,rounds
+bench: $(VENV)/has-train,bench
+	$(SUITES) --rows benchmarks/results $(PYTEST_ARGS)
+
+bench-quick: $(VENV)/has-train,bench  # Minutes; twice, and benchmarks/agree.py compares the two.
+	$(SUITES) --quick $(PYTEST_ARGS)
+
+report: $(VENV)/has-train,dev  # docs/benchmarks.md, its plots and README's table.
+	$(BIN)/python benchmarks/reporting/report.py
+
+instructions: $(VENV)/has-core  # Of each native op, under valgrind. ACCEPT=1 takes them as they are.
+	$(BIN)/python benchmarks/instructions.py $(if $(ACCEPT),--accept)
 
 # SANITIZE=thread for the thread sanitizer. Python itself is not sanitized, so the runtime is
 # preloaded, and leaks are not looked for: the interpreter's own would drown ours. Nor is torch, the
@@ -72,6 +87,10 @@ pycuda-wheel: $(VENV)/has-build-tools
 # Every launch of the Triton kernels for the authors' networks, on every architecture; an hour or more.
 compile-gpu: $(VENV)/has-train,dev
 	CRN_FAST_COMPILE=all $(BIN)/pytest tests/ops/test_gpu_ahead.py
+
+# The documentation as a web site in build/docs; what does not resolve is an error.
+docs: $(VENV)/has-train,docs
+	$(BIN)/sphinx-build -W --keep-going -q -E docs build/docs
 
 format: $(VENV)/has-train,dev
 	$(BIN)/ruff check --fix

@@ -47,7 +47,7 @@ ARROWS: dict[str, set[str]] = {
     "module": {"cascade", "kernels", "spec", "weights"},
     "cuda": {"errors"},
     "fp8": {"errors", "spec"},
-    "fused": {"cascade", "cuda", "errors", "fp8", "kernels", "spec"},
+    "fused": {"cascade", "cuda", "errors", "extras", "fp8", "kernels", "spec"},
     "onnx_export": {"cascade", "errors", "spec", "weights"},
     "trt": {"cascade", "cuda", "errors", "files", "fp8", "kernels", "spec", "weights"},
     "backends": {
