@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from crn_fast.bench.network import Network, fused_norm
 from crn_fast.fused.ops import Choices, FusedOps
 from crn_fast.kernels.gpu.apply import apply
 from crn_fast.kernels.gpu.conv import conv
@@ -18,59 +19,18 @@ from crn_fast.kernels.gpu.queue import Queue
 from crn_fast.kernels.gpu.refine import refine
 from crn_fast.spec import CascadeSpec
 
-EPS = 1e-12
 
-
-class Written(nn.Module):
-    """The network in torch, channels last, with the layout's channels padded to a multiple of 8.
-
-    Layer norm by `var_mean` in float32 and one multiplication, which torch.compile can fuse; group
-    norm gives channels-first results on a GPU.
+class Written(Network):
+    """The network in torch on a GPU, channels last, with the layout's channels padded to a multiple
+    of 8: uint8 [N, H, W] -> uint8 RGB [N, K, H, W, 3], on the device.
     """
 
     def __init__(self, spec: CascadeSpec, tensors: Any, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.spec, self.dtype = spec, dtype
-        self.classes = -(-spec.classes // 8) * 8
-        for name, array in tensors.items():
-            value = torch.from_numpy(array).cuda()
-            if name.endswith("conv1.weight"):
-                value = F.pad(value, (0, 0, 0, 0, 0, self.classes - spec.classes))
-            if name.endswith("weight"):
-                value = value.to(dtype)
-            if value.ndim == 4:
-                value = value.contiguous(memory_format=torch.channels_last)
-            self.register_buffer(name.replace(".", "_"), value)
-        ids = torch.arange(self.classes, dtype=torch.uint8, device="cuda")
-        self.register_buffer("ids", ids[:, None, None])
+        super().__init__(spec, tensors, fused_norm, dtype, multiple=8, channels_last=True)
+        self.to("cuda")
 
-    def forward(self, labels: Tensor) -> Tensor:
-        """uint8 [N, H, W] -> uint8 RGB [N, K, H, W, 3], on the device."""
-        soft = (labels[:, None] == self.ids).to(self.dtype)
-        layouts = [soft.contiguous(memory_format=torch.channels_last)]
-        for _ in self.spec.stages[1:]:
-            layouts.append(F.avg_pool2d(layouts[-1], 2))
-        x = None
-        for stage in self.spec.stages:
-            layout = layouts.pop()
-            if x is not None:
-                align = self.spec.upsampling == "align_corners"
-                size = (stage.height, stage.width)
-                x = F.interpolate(x, size=size, mode="bilinear", align_corners=align)
-            x = layout if x is None else torch.cat([x, layout], 1)
-            for conv_name in ("conv1", "conv2"):
-                weight, gamma, beta = (
-                    getattr(self, f"stages_{stage.index}_{conv_name}_{field}")
-                    for field in ("weight", "gamma", "beta")
-                )
-                raw = F.conv2d(x, weight, padding=1).float()
-                variance, mean = torch.var_mean(raw, (1, 2, 3), correction=0, keepdim=True)
-                scale = gamma[:, None, None] * torch.rsqrt(variance + EPS)
-                x = F.leaky_relu((raw - mean) * scale + beta[:, None, None], 0.2).to(self.dtype)
-        y = F.conv2d(x, self.head_weight[:, :, None, None]).float() + self.head_bias[:, None, None]
-        n, channels, height, width = y.shape
-        rgb = (y.reshape(n, 3, channels // 3, height, width).permute(0, 2, 3, 4, 1) + 1) * 127.5
-        return (rgb.clamp(0, 255) + 0.5).floor().to(torch.uint8)
+    def forward(self, labels: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(labels)[0]
 
 
 class Lap(NamedTuple):

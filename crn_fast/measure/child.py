@@ -16,12 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from crn_fast.errors import CheckFailed, CrnError, Unavailable
+from crn_fast.errors import CrnError, Unavailable
 from crn_fast.measure.gate import Checked, Passed, Subject
 from crn_fast.measure.memory import Memory, unwatchable, watch
 
 PATIENCE = 900.0
 """Seconds that a child may take over one thing: a compiler's autotuning is the longest."""
+
+CONFIRM = "confirm"
+"""What a child is asked; else a burst, for its seconds."""
 
 
 class Child:
@@ -34,6 +37,8 @@ class Child:
         weights: a file that the subject maps, for `memory`.
         environment: set in the child before `make` runs.
         patience: seconds to wait for each answer.
+        pictures: as of `gate.Passed`.
+        burst: as of `gate.Checked.seconds`.
 
     Raises:
         CheckFailed: the result is wrong.
@@ -50,11 +55,16 @@ class Child:
         weights: Path | None = None,
         environment: Mapping[str, str] | None = None,
         patience: float = PATIENCE,
+        pictures: bool = True,
+        burst: float = 0.0,
     ) -> None:
-        self.name, self.settings, self._patience = getattr(make, "__name__", "child"), "", patience
+        self._burst = burst
+        self.name = getattr(getattr(make, "func", make), "__name__", "child")
+        self.settings, self._patience = "", patience
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        arguments = (theirs, make, expected, limit, against, weights, dict(environment or {}))
+        judged = (expected, limit, against, pictures)
+        arguments = (theirs, make, *judged, weights, dict(environment or {}))
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
@@ -71,11 +81,11 @@ class Child:
 
     def seconds(self) -> float:
         """As `Checked.seconds`: the child's own clock around the run alone."""
-        return float(self._ask("seconds"))
+        return float(self._ask(self._burst))
 
     def confirm(self) -> None:
         """As `Checked.confirm`."""
-        self._ask("confirm")
+        self._ask(CONFIRM)
 
     def close(self) -> None:
         """End the child; what it held is free."""
@@ -96,7 +106,7 @@ class Child:
     ) -> None:
         self.close()
 
-    def _ask(self, what: str) -> Any:
+    def _ask(self, what: float | str) -> Any:
         try:
             self._pipe.send(what)
         except OSError:
@@ -125,6 +135,7 @@ def _serve(
     expected: Path,
     limit: float,
     against: str,
+    pictures: bool,
     weights: Path | None,
     environment: Mapping[str, str],
 ) -> None:
@@ -132,17 +143,17 @@ def _serve(
     try:
         subject, result, memory = _start(make, weights)
         oracle = np.load(expected, mmap_mode="r")
-        checked = Checked(subject, oracle, limit, against, result=result)
+        checked = Checked(subject, oracle, limit, against, pictures=pictures, result=result)
         pipe.send((checked.name, checked.settings, checked.passed, memory))
         while True:
-            if pipe.recv() == "seconds":
-                pipe.send(checked.seconds())
-            else:
+            if (asked := pipe.recv()) == CONFIRM:
                 checked.confirm()
                 pipe.send(None)
+            else:
+                pipe.send(checked.seconds(asked))
     except (EOFError, ConnectionError):  # the parent is done
         return
-    except CheckFailed as error:
+    except CrnError as error:
         pipe.send(error)
     except Exception as error:
         # Whatever a foreign library raises means that it cannot be measured here.

@@ -122,7 +122,7 @@ class Checked:
 
     Args:
         subject: it runs once here; `exact`, too.
-        expected, limit, against: as of `Passed`.
+        expected, limit, against, pictures: as of `Passed`.
         result: of a run that was made already; None: it is made here.
         clock: seconds, never going back.
 
@@ -137,12 +137,13 @@ class Checked:
         limit: float,
         against: str,
         *,
+        pictures: bool = True,
         result: Any = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.subject, self.name, self.settings = subject, subject.name, subject.settings
         self._expected, self._limit, self._against = expected, limit, against
-        self._clock = clock
+        self._pictures, self._clock = pictures, clock
         self._last = subject.run() if result is None else result
         self.passed = self.confirm()
         if subject.exact:
@@ -153,11 +154,14 @@ class Checked:
         self._last = self.subject.run()
         return self._last
 
-    def seconds(self) -> float:
-        """Run it once, and say how long it took."""
-        start = self._clock()
-        self._last = self.subject.run()
-        return self._clock() - start
+    def seconds(self, burst: float = 0.0) -> float:
+        """Run it, again until `burst` seconds are over, and say how long a run took on average."""
+        start, runs = self._clock(), 0
+        while True:
+            self._last = self.subject.run()
+            runs, taken = runs + 1, self._clock() - start
+            if taken >= burst:
+                return taken / runs
 
     def confirm(self) -> Passed:
         """Check the result of the last run: fast and wrong after the first is wrong.
@@ -169,4 +173,5 @@ class Checked:
 
     def _check(self, found: Any) -> Passed:
         array = self.subject.fetch(found)
-        return Passed(self.name, array, self._expected, self._limit, self._against)
+        expected, limit = self._expected, self._limit
+        return Passed(self.name, array, expected, limit, self._against, self._pictures)

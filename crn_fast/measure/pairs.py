@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from crn_fast.errors import CrnError
+from crn_fast.errors import CheckFailed, CrnError
 from crn_fast.measure.gate import Passed
 from crn_fast.measure.timer import Spread, Timing
 
@@ -34,6 +34,8 @@ class Rounds(NamedTuple):
     timings: dict[str, Timing]
     failures: dict[str, str]
     """Of those that came to nothing on the way: why."""
+    wrong: frozenset[str] = frozenset()
+    """Those of `failures` whose last result was wrong."""
 
 
 def interleave(
@@ -59,6 +61,7 @@ def interleave(
     assert len({subject.name for subject in subjects}) == len(subjects) and rounds > 0
     taken: dict[str, list[float]] = {subject.name: [] for subject in subjects}
     failures: dict[str, str] = {}
+    wrong: set[str] = set()
     for turn in range(warmup + rounds):
         first = turn % len(subjects) if subjects else 0
         for subject in [*subjects[first:], *subjects[:first]]:
@@ -71,6 +74,8 @@ def interleave(
                     subject.confirm()
             except CrnError as error:
                 failures[subject.name] = str(error)
+                if isinstance(error, CheckFailed):
+                    wrong.add(subject.name)
                 continue
             if turn >= warmup:
                 taken[subject.name].append(seconds)
@@ -81,7 +86,7 @@ def interleave(
         for subject in subjects
         if subject.name not in failures
     }
-    return Rounds(timings, failures)
+    return Rounds(timings, failures, frozenset(wrong))
 
 
 def ratio(peer: Timing, ours: Timing) -> Spread:

@@ -57,8 +57,12 @@ class Row:
     origin: Origin
     reason: str | None = None
     """Why it was not measured; None where it was."""
+    wrong: bool = False
+    """Whether it was not measured because its result was wrong."""
     time: Spread | None = None
     """Seconds."""
+    seconds: tuple[float, ...] = ()
+    """Of every round, in their order; () in rows from before this was kept."""
     error: Error | None = None
     ratios: Mapping[str, Spread] = field(default_factory=dict)
     """Peer -> how many times longer it took than this subject, round by round."""
@@ -72,6 +76,9 @@ class Row:
     """Ceiling -> the share of it that was reached."""
     ceilings: Mapping[str, float] = field(default_factory=dict)
     """Ceiling, as measured in the same run: GFLOP/s, or GB/s of 'copy'."""
+    exponents: Mapping[str, float] = field(default_factory=dict)
+    """Quantity -> the power of it that the median time grows with, fitted over all rows of this
+    subject and axis in the same run: 1 where time is proportional to it."""
     memory: Mapping[str, Memory] = field(default_factory=dict)
     """'start': until the first result; 'run': of a later one."""
     contention: float | None = None
@@ -84,8 +91,10 @@ class Row:
         if self.reason is None and (self.time is None or self.error is None):
             raise BadInput(f"row: {self.subject} has no reason; expected a time and an error")
         figures = (self.time, self.error, self.gflops, self.gbs, *self.ratios.values())
-        if self.reason is not None and any(figure is not None for figure in figures):
+        if self.reason is not None and (any(f is not None for f in figures) or self.seconds):
             raise BadInput(f"row: {self.subject} was not measured, but has figures")
+        if self.reason is None and self.wrong:
+            raise BadInput(f"row: {self.subject} is wrong, but was measured")
         _check_numbers(self.subject, asdict(self))
 
     @property
@@ -140,6 +149,7 @@ def measured(
         timing.settings,
         origin,
         time=spread,
+        seconds=timing.seconds,
         error=timing.error,
         gflops=operations / spread.median / 1e9 if operations else None,
         gbs=moved / spread.median / 1e9 if moved else None,
@@ -205,6 +215,10 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
             return None
         kinds = [kind for kind in get_args(hint) if kind is not type(None)]
         hint = next((kind for kind in kinds if type(value) is kind), kinds[-1])
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{name} is {str(value)[:40]!r}; expected a list")
+        return tuple(_typed(get_args(hint)[0], item, name) for item in value)
     if get_origin(hint) is Mapping:
         if not isinstance(value, dict):
             raise ValueError(f"{name} is {str(value)[:40]!r}; expected an object")
@@ -220,6 +234,9 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
 def _check_numbers(subject: str, values: Any) -> None:
     if isinstance(values, dict):
         for value in values.values():
+            _check_numbers(subject, value)
+    elif isinstance(values, (list, tuple)):
+        for value in values:
             _check_numbers(subject, value)
     elif isinstance(values, float) and not math.isfinite(values):
         raise BadInput(f"row: {subject} holds {values}, which is no number")

@@ -1,4 +1,4 @@
-"""Suite `stages`: the time of each op of a picture, within whole pictures, and its error.
+"""Suite `ops`: the time of each op of a picture, within whole pictures, and its error.
 
 An op table around another: one keeps the times, one runs an oracle beside and passes every op
 through the gate. The network itself stays `crn_fast.cascade`.
@@ -12,17 +12,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import frame
 from crn_fast import cascade, checkpoint
+from crn_fast.bench import frame
+from crn_fast.bench.inputs import Inputs
 from crn_fast.cascade import CascadeWeights, ConvWeights, HeadWeights, StageWeights
 from crn_fast.engine import Engine
+from crn_fast.errors import CheckFailed
+from crn_fast.kernels import cpu
 from crn_fast.measure import ceilings, rows
 from crn_fast.measure.gate import Passed
 from crn_fast.measure.machine import Contention
 from crn_fast.measure.rows import Origin, Row
 from crn_fast.measure.timer import Timing
 from crn_fast.spec import CascadeSpec
-from inputs import Inputs
 
 RELATIVE = 1e-3
 """Largest difference of a feature that passes, of the features' standard deviation."""
@@ -106,7 +108,7 @@ class Beside:
 
     def _check(self, op: str, found: np.ndarray, expected: np.ndarray) -> None:
         if found.dtype == np.uint8 or op == "head":
-            limit = frame.LIMIT
+            limit = frame.LIMITS["fp32"]
         else:
             limit = RELATIVE * float(expected.std())
         self.passed.append(Passed(op, found, expected, limit, self._against, op in PICTURES))
@@ -133,8 +135,14 @@ class Op(NamedTuple):
     """Bytes: what goes in (weights as they are packed) and comes out, each once."""
 
 
-def ops_of(spec: CascadeSpec, weights: CascadeWeights) -> list[Op]:
+def names_of(spec: CascadeSpec) -> list[str]:
     """The ops of a picture in the order in which `cascade.render` calls them."""
+    stages = [f"stage {stage.index} {op}" for stage in spec.stages for op in ("refine", "conv")]
+    return ["label_pyramid", *stages, "head", "to_uint8"]
+
+
+def ops_of(spec: CascadeSpec, weights: CascadeWeights) -> list[Op]:
+    """What each of `names_of` costs."""
     height, width = spec.size
     pixels, four = height * width, 4
     pyramid = pixels + four * spec.classes * pixels / 3
@@ -186,14 +194,18 @@ def measure(
 ) -> list[Row]:
     """Rows of every op of the backend native; each has passed the gate beside the oracle's.
 
-    Raises:
-        CheckFailed: an op is wrong.
+    Where one has not, none has a time, as what the later ones are given is wrong, too.
     """
     import torch
 
     from crn_fast.kernels import reference
     from crn_fast.weights import arrange
 
+    case = frame.case_of(inputs, threads)
+    if inputs.engine is None:
+        reason = str(cpu.available())
+        cases = [{**case, "op": op} for op in names_of(inputs.spec)]
+        return [Row("ops", each, "native", "", origin, reason=reason) for each in cases]
     limits = ceilings.measure(threads)
     loaded, ids, spec = checkpoint.load(inputs.model), np.load(inputs.labels), inputs.spec
     engine = Engine.open(inputs.engine, threads=threads)
@@ -202,12 +214,15 @@ def measure(
     plain = {name: torch.from_numpy(np.array(t)).to(dtype) for name, t in loaded.tensors.items()}
     beside = Beside(renderer.ops, _FromNumpy(reference), oracle)
     told(f"every op beside the reference in {oracle}")
-    with torch.inference_mode():
-        cascade.render(beside, spec, _paired(renderer.weights, arrange(spec, plain)), ids)
+    counted = ops_of(spec, renderer.weights)
+    try:
+        with torch.inference_mode():
+            cascade.render(beside, spec, _paired(renderer.weights, arrange(spec, plain)), ids)
+    except CheckFailed as error:
+        return _refused(counted, len(beside.passed), str(error), case, origin)
     del plain
 
     timed = Timed(renderer.ops)
-    counted = ops_of(spec, renderer.weights)
     taken = []
     contention = Contention()
     for turn in range(rounds + 1):  # the first warms up
@@ -225,8 +240,8 @@ def measure(
             shares["multiplied"] = op.multiplied / seconds / 1e9 / limits.product
         found.append(
             rows.measured(
-                "stages",
-                {**frame.case_of(inputs, threads), "op": op.name, "shape": op.shape},
+                "ops",
+                {**case, "op": op.name, "shape": op.shape},
                 timing,
                 origin,
                 operations=op.operations or None,
@@ -236,6 +251,18 @@ def measure(
                 ceilings={**limits.products, "copy": limits.copy},
             )
         )
+    return found
+
+
+def _refused(
+    counted: Sequence[Op], wrong: int, why: str, case: rows.Case, origin: Origin
+) -> list[Row]:
+    """Rows without times, of which the op at the index `wrong` says why."""
+    found = []
+    for index, op in enumerate(counted):
+        reason = why if index == wrong else f"{counted[wrong].name} is wrong"
+        each = {**case, "op": op.name, "shape": op.shape}
+        found.append(Row("ops", each, "native", "", origin, reason=reason, wrong=index == wrong))
     return found
 
 

@@ -21,30 +21,49 @@ Norm = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Network(nn.Module):
-    """The network of a checkpoint, float32.
+    """The network of a checkpoint.
 
     Args:
         spec: of the network.
         tensors: named as in `CascadeSpec.tensors`.
         norm: layer norm over channels, height and width: x, gamma, beta -> x.
+        dtype: of convolutions and what lies between them; norms compute in float32.
+        multiple: the layout's channels are padded to a multiple of this, as Tensor cores like it.
+        channels_last: keep pixels before channels in memory.
     """
 
-    def __init__(self, spec: CascadeSpec, tensors: Mapping[str, np.ndarray], norm: Norm) -> None:
+    def __init__(
+        self,
+        spec: CascadeSpec,
+        tensors: Mapping[str, np.ndarray],
+        norm: Norm,
+        dtype: torch.dtype = torch.float32,
+        multiple: int = 1,
+        channels_last: bool = False,
+    ) -> None:
         super().__init__()
-        self.spec, self.norm = spec, norm
+        self.spec, self.norm, self.dtype = spec, norm, dtype
+        classes = -(-spec.classes // multiple) * multiple
         for name, tensor in tensors.items():
             value = torch.from_numpy(np.array(tensor, np.float32))
             if name == "head.weight":
                 value = value[:, :, None, None]
+            if name.endswith("conv1.weight"):
+                value = F.pad(value, (0, 0, 0, 0, 0, classes - spec.classes))
+            if name.endswith("weight"):
+                value = value.to(dtype)
             # Parameters, not buffers: compilers fold the former.
             self.register_parameter(_flat(name), nn.Parameter(value, requires_grad=False))
-        self.register_buffer("ids", torch.arange(spec.classes, dtype=torch.uint8)[:, None, None])
+        self.register_buffer("ids", torch.arange(classes, dtype=torch.uint8)[:, None, None])
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        self.to(memory_format=self.format)  # type: ignore[call-overload]
 
     ids: Tensor
 
     def forward(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Labels uint8 [N, H, W] -> RGB [N, K, H, W, 3]: uint8, and float before rounding."""
-        layouts = [torch.eq(labels[:, None], self.ids).float()]
+        soft = torch.eq(labels[:, None], self.ids).to(self.dtype)
+        layouts = [soft.contiguous(memory_format=self.format)]
         for _ in self.spec.stages[1:]:
             layouts.append(F.avg_pool2d(layouts[-1], 2))
         x = None
@@ -62,7 +81,11 @@ class Network(nn.Module):
                 )
                 x = F.leaky_relu(self.norm(F.conv2d(x, weight, padding=1), gamma, beta), 0.2)
         assert x is not None
-        y = F.conv2d(x, self.get_parameter("head_weight"), self.get_parameter("head_bias"))
+        head, bias = self.get_parameter("head_weight"), self.get_parameter("head_bias")
+        if self.dtype == torch.float32:
+            y = F.conv2d(x, head, bias)
+        else:
+            y = F.conv2d(x, head).float() + bias[:, None, None]
         n, channels, height, width = y.shape
         rgb = (y.reshape(n, 3, channels // 3, height, width).permute(0, 2, 3, 4, 1) + 1) * 127.5
         return (rgb.clamp(0, 255) + 0.5).floor().to(torch.uint8), rgb
@@ -85,3 +108,13 @@ def manual_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     variance = (difference * difference).mean((2, 3), keepdim=True).mean(1, keepdim=True)
     scale = gamma[:, None, None] * torch.rsqrt(variance + EPS)
     return difference * scale + beta[:, None, None]
+
+
+def fused_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    """By `var_mean` in float32 and one multiplication, for a GPU: torch.compile can fuse it, and
+    group norm gives channels-first results there.
+    """
+    raw = x.float()
+    variance, mean = torch.var_mean(raw, (1, 2, 3), correction=0, keepdim=True)
+    scale = gamma[:, None, None] * torch.rsqrt(variance + EPS)
+    return ((raw - mean) * scale + beta[:, None, None]).to(x.dtype)

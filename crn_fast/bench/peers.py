@@ -1,6 +1,6 @@
-"""What a user might run the same network with instead, each with its best known settings.
+"""What a user might run the same network with instead on a CPU, each with its best known settings.
 
-A peer is a function of the same checkpoint and layout that gives a `Subject`; importing this file
+A peer is a function of the same checkpoint and layouts that gives a `Subject`; importing this file
 loads none of their libraries. All are float32 and go from uint8 labels to uint8 pictures. What was
 slower when it was tried is left out: layer norm by `var_mean` in eager mode, `freezing` in
 torch.compile, the ONNX file in OpenVINO.
@@ -22,44 +22,24 @@ from crn_fast.errors import Unavailable
 from crn_fast.measure.gate import Subject
 
 if TYPE_CHECKING:
-    from network import Network, Norm
+    from crn_fast.bench.network import Network, Norm
 
 Peer = Callable[[Path, Path, int], Subject]
 """Checkpoint, labels (.npy, uint8 [N, H, W]), threads -> subject."""
 
 
-def native(model: Path, labels: Path, threads: int) -> Subject:
-    """Ours, of an engine file or a checkpoint."""
-    from crn_fast import cascade
-    from crn_fast.engine import Engine
-
-    engine, ids = Engine.open(model, backend="native", threads=threads), np.load(labels)
-    renderer: Any = engine._renderer  # before rounding there is no public way to the values
-    spec = renderer.spec
-
-    def exact() -> np.ndarray:
-        rgb: np.ndarray = cascade.synthesize(renderer.ops, spec, renderer.weights, ids)
-        return rgb
-
-    kind = "engine file" if model.suffix == ".crn" else "checkpoint"
-    return Subject("native", lambda: renderer(ids), f"{engine.device}, {kind}", exact)
-
-
 def eager(model: Path, labels: Path, threads: int) -> Subject:
     """PyTorch as it is."""
-    import network
+    from crn_fast.bench import network
 
     return _torch("eager", _network(model, network.group_norm), labels, threads)
 
 
 def channels_last(model: Path, labels: Path, threads: int) -> Subject:
     """PyTorch with pixels before channels in memory."""
-    import torch
+    from crn_fast.bench import network
 
-    import network
-
-    net: Any = _network(model, network.group_norm)
-    net.to(memory_format=torch.channels_last)
+    net = _network(model, network.group_norm, channels_last=True)
     return _torch("channels_last", net, labels, threads)
 
 
@@ -70,7 +50,7 @@ def compiled(model: Path, labels: Path, threads: int) -> Subject:
 
 def compiled_max(model: Path, labels: Path, threads: int) -> Subject:
     """torch.compile, as `compiled`, that tries out its kernels."""
-    return _compiled("compiled_max", "max-autotune", model, labels, threads)
+    return _compiled("compiled_max", "max-autotune-no-cudagraphs", model, labels, threads)
 
 
 def onnxruntime(model: Path, labels: Path, threads: int) -> Subject:
@@ -118,22 +98,21 @@ def openvino(model: Path, labels: Path, threads: int) -> Subject:
     return Subject("openvino", lambda: infer(0), settings, lambda: infer(1))
 
 
-PEERS: dict[str, Peer] = {
+CPU: dict[str, Peer] = {
     peer.__name__: peer
     for peer in (eager, channels_last, compiled, compiled_max, onnxruntime, openvino)
 }
-PACKAGES = ("crn-fast", "numpy", "torch", "onnx", "onnxruntime", "openvino")
-"""Whose versions a row names."""
 
 
 def _converted(model: Path, labels: Path, suffix: str) -> Path:
-    """The network in a library's own file beside `model`, made once, by a process that ends: who
+    """The network in a library's own file beside `labels`, made once, by a process that ends: who
     runs such a file has no torch in memory.
     """
-    out = model.with_suffix(suffix)
+    out = labels.with_name(labels.name.removesuffix(".labels.npy") + suffix)
     made_of = (model, labels, Path(__file__).with_name("network.py"))
     if not out.exists() or out.stat().st_mtime < max(path.stat().st_mtime for path in made_of):
-        command = [sys.executable, __file__, str(model), str(labels), str(out)]
+        files = map(str, (model, labels, out))
+        command = [sys.executable, "-P", "-m", "crn_fast.bench.peers", *files]
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
             raise Unavailable(f"{out.name} cannot be made: {result.stderr.strip()[-300:]}")
@@ -144,12 +123,12 @@ def convert(model: Path, labels: Path, out: Path) -> None:
     """Write the network as .onnx, or as OpenVINO's .xml and .bin, for this size of labels."""
     import torch
 
-    import network
+    from crn_fast.bench import network
 
     ids = torch.from_numpy(np.load(labels))
     partial = out.with_stem(f"{out.stem}.partial")
     if out.suffix == ".onnx":
-        names = {"input_names": ["labels"], "output_names": ["pictures", "rgb"]}
+        names: dict[str, Any] = {"input_names": ["labels"], "output_names": ["pictures", "rgb"]}
         with torch.inference_mode():
             torch.onnx.export(
                 _network(model, network.manual_norm),
@@ -171,11 +150,12 @@ def convert(model: Path, labels: Path, out: Path) -> None:
     partial.replace(out)
 
 
-def _network(model: Path, norm: Norm) -> Network:
-    import network
+def _network(model: Path, norm: Norm, channels_last: bool = False) -> Network:
+    from crn_fast.bench.network import Network
 
     loaded = checkpoint.load(model)
-    return network.Network(buildable(loaded), loaded.tensors, norm).eval()
+    tensors = loaded.tensors
+    return Network(buildable(loaded), tensors, norm, channels_last=channels_last).eval()
 
 
 def _torch(name: str, net: Any, labels: Path, threads: int, settings: str = "") -> Subject:
@@ -196,19 +176,12 @@ def _torch(name: str, net: Any, labels: Path, threads: int, settings: str = "") 
 def _compiled(name: str, mode: str, model: Path, labels: Path, threads: int) -> Subject:
     import torch
 
-    import network
+    from crn_fast.bench import network
 
     # Before it compiles: kernels are compiled for this number of threads.
     torch.set_num_threads(threads)
     net = torch.compile(_network(model, network.group_norm), mode=mode, dynamic=False)
     return _torch(name, net, labels, threads, f"compile mode {mode}, ")
-
-
-ENVIRONMENT = {
-    # Else a pool of compiler processes goes on using the CPUs while others are timed.
-    "TORCHINDUCTOR_COMPILE_THREADS": "1",
-}
-"""Of every child process, besides its number of threads."""
 
 
 if __name__ == "__main__":

@@ -1,0 +1,36 @@
+"""Suite `train`: a step of training on a CPU, in several settings of the recipe.
+
+A row's images a second are its case's `batch` over its time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+import training_steps
+from crn_fast.measure.rows import Row
+from suites import Bench, told
+
+QUICK: tuple[str, ...] = ()
+ALL = ("street-256",)
+
+
+@pytest.mark.parametrize("subject", training_steps.SUBJECTS)
+def test_train(
+    subject: str,
+    network: str,
+    bench: Bench,
+    show: Callable[[Row], None],
+    request: pytest.FixtureRequest,
+) -> None:
+    names = bench.selected(request.node, "subject")
+    rounds = bench.rounds(network, 5)
+
+    def measure() -> list[Row]:
+        inputs = bench.prepare(network)
+        return training_steps.measure(inputs, names, bench.threads, rounds, bench.origin, told)
+
+    found = bench.once(("train", network), measure)
+    show(next(row for row in found if row.subject == subject))
