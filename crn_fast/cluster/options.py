@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -14,10 +12,9 @@ import numpy as np
 from crn_fast import layout, palette, png
 from crn_fast.engine import Engine
 from crn_fast.errors import BadInput, UsageError
-from crn_fast.files import kind_of
 from crn_fast.layout import Encoding, Fit, LabelMap, Unknown
 from crn_fast.palette import LabelSet
-from crn_fast.rendering.manifest import sha256_of
+from crn_fast.rendering import manifest
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -96,22 +93,10 @@ class Options:
 
     def about(self, engine: Engine) -> dict[str, Any]:
         """What every line of a manifest says of model and options, as `crn-fast render` says it."""
-        source = Path(engine.source)
-        file = source / "ckpt.pt" if kind_of(source) == "folder" else source
-        about = {
-            "model": engine.source,
-            "model_sha256": sha256_of(file),
-            "backend": engine.backend,
-            "precision": engine.precision,
-        }
         options = {
             **{name: getattr(self, name) for name in ("encoding", "unknown", "fit", "images")},
             **{"compose": None, "seam": 0, "picture_format": self.picture_format},
             "quality": None if self.ending == "png" else self.quality,
         }
-        decisive = [
-            *(about["model_sha256"], about["backend"], about["precision"]),
-            *(self.labels_of(engine).to_json(), options),
-        ]
-        settings = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
-        return {**about, "settings": settings}
+        labels = self.labels_of(engine).to_json()
+        return manifest.describe(engine.source, engine.backend, engine.precision, labels, options)

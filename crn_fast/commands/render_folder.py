@@ -21,7 +21,15 @@ from crn_fast.errors import CrnError, Interrupted, PartlyDone, ResourceError, Us
 from crn_fast.kernels.cpu.threads import usable_cpus
 from crn_fast.layout import LabelMap
 from crn_fast.rendering import pipeline, shard, tree
-from crn_fast.rendering.manifest import Entry, Manifest, Output, finished, is_whole, sha256_of
+from crn_fast.rendering.manifest import (
+    Entry,
+    Manifest,
+    Output,
+    describe,
+    finished,
+    is_whole,
+    sha256_of,
+)
 
 
 @dataclass(frozen=True)
@@ -181,28 +189,13 @@ def _open(request: Request, found: tree.Found) -> Engine:
 
 def _about(request: Request, engine: Engine) -> dict[str, Any]:
     """What every line of the manifest says of the model and the options."""
-    source = Path(engine.source)
-    file = source / "ckpt.pt" if files.kind_of(source) == "folder" else source
-    about = {
-        "model": engine.source,
-        "model_sha256": sha256_of(file),
-        "backend": engine.backend,
-        "precision": engine.precision,
-    }
     options = {
         name: getattr(request, name)
         for name in ("encoding", "unknown", "fit", "images", "compose", "seam", "picture_format")
     }
     options["quality"] = None if request.picture_format in (None, "png") else request.quality
-    decisive = [
-        about["model_sha256"],
-        about["backend"],
-        about["precision"],
-        request.labels_of(engine).to_json(),
-        options,
-    ]
-    settings = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
-    return {**about, "settings": settings}
+    labels = request.labels_of(engine).to_json()
+    return describe(engine.source, engine.backend, engine.precision, labels, options)
 
 
 def _check_missing(jobs: Sequence[Job], out: Path) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from crn_fast.errors import ResourceError
+from crn_fast.files import kind_of
 
 PATTERN = "manifest*.jsonl"
 """The names of all manifests in a folder of pictures."""
@@ -63,6 +64,30 @@ class Entry:
             return cls(outputs=outputs, **{k: v for k, v in found.items() if k in known})
         except (ValueError, TypeError, KeyError, AttributeError):
             return None
+
+
+def describe(
+    model: str, backend: str, precision: str, labels: str, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What every line of a manifest says of the model and the options: fields of `Entry`.
+
+    Args:
+        model: its file, or the folder of a run.
+        backend: that renders.
+        precision: that it renders in.
+        labels: the layouts' label set, as JSON.
+        options: what else decides the pictures, as `crn-fast render` names and orders it.
+    """
+    file = Path(model) / "ckpt.pt" if kind_of(model) == "folder" else Path(model)
+    digest = sha256_of(file)
+    decisive = json.dumps([digest, backend, precision, labels, dict(options)], sort_keys=True)
+    return {
+        "model": model,
+        "model_sha256": digest,
+        "backend": backend,
+        "precision": precision,
+        "settings": hashlib.sha256(decisive.encode()).hexdigest()[:16],
+    }
 
 
 class Manifest:
