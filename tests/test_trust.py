@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
     def load(spec: Any, packed: Any, *rest: Any) -> Any:
         plans.append(packed["plan"].tobytes())
-        return lambda labels: labels
+        return SimpleNamespace(device="stand-in", precision="fp16")
 
     monkeypatch.setattr(trt, "load", load)
     monkeypatch.setattr(trt, "available", lambda: None)

@@ -1,7 +1,8 @@
 """A TensorRT network definition, run layer by layer in numpy: what the graph we gave it computes.
 
 Independent of `crn_fast.trt.network` and of torch: it knows TensorRT's layers, not the cascade.
-Each result is rounded to the type of its tensor; sums are taken in float64.
+Each result is rounded to the type of its tensor; sums are taken in float64. numpy has no fp8: such
+values are float32 here, rounded to e4m3.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def run(trt: Any, network: Any, feeds: dict[str, Array]) -> dict[str, Array]:
         assert len(found.shape) == len(tensor.shape), (layer.name, found.shape, tensor.shape)
         for size, declared in zip(found.shape, tensor.shape, strict=True):
             assert declared in (-1, size), (layer.name, found.shape, tensor.shape)
-        values[tensor.name] = found.astype(trt.nptype(tensor.dtype))
+        exact = tensor.dtype == trt.fp8
+        values[tensor.name] = found.astype(np.float32 if exact else trt.nptype(tensor.dtype))
     return values
 
 
@@ -49,9 +51,10 @@ def constant(layer: Any) -> Array:
     return np.array(layer.weights).reshape(tuple(layer.shape))
 
 
-def convolution(layer: Any, x: Array) -> Array:
+def convolution(layer: Any, x: Array, weight: Array | None = None) -> Array:
     channels, (height, width) = layer.num_output_maps, tuple(layer.kernel_size_nd)
-    kernel = np.array(layer.kernel, np.float64).reshape(channels, x.shape[1], height, width)
+    given = layer.kernel if weight is None else weight
+    kernel = np.array(given, np.float64).reshape(channels, x.shape[1], height, width)
     bias = np.array(layer.bias, np.float64)
     assert tuple(layer.stride_nd) == tuple(layer.dilation_nd) == (1, 1)
     assert layer.num_groups == 1
@@ -60,6 +63,11 @@ def convolution(layer: Any, x: Array) -> Array:
     windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), (2, 3))
     result = np.einsum("nihwyx,oiyx->nohw", windows, kernel, optimize=True)
     return result + (bias.reshape(1, -1, 1, 1) if bias.size else 0)
+
+
+def dequantize(layer: Any, x: Array, scale: Array) -> Array:
+    assert scale.ndim == 0
+    return x * scale
 
 
 def elementwise(layer: Any, a: Array, b: Array) -> Array:
@@ -81,6 +89,19 @@ def pooling(layer: Any, x: Array) -> Array:
     assert tuple(layer.window_size_nd) == tuple(layer.stride_nd) == (2, 2)
     n, c, h, w = x.shape
     return x.astype(np.float64).reshape(n, c, h // 2, 2, w // 2, 2).mean((3, 5))
+
+
+def quantize(layer: Any, x: Array, scale: Array) -> Array:
+    """To e4m3: the nearest, of two equally near the one with an even code; no infinities."""
+    assert scale.ndim == 0 and layer.get_output(0).dtype.name == "FP8"
+    codes = np.arange(127)
+    power, fraction = codes >> 3, codes & 7
+    values = np.where(power > 0, (8 + fraction) * 2.0 ** (power - 10), fraction * 2.0**-9)
+    magnitude = np.abs(x.astype(np.float64) / scale).clip(0, values[-1])
+    above = np.searchsorted(values, magnitude).clip(1)
+    middle = (values[above] + values[above - 1]) / 2
+    down = (magnitude < middle) | ((magnitude == middle) & (above % 2 == 1))
+    return np.copysign(values[above - down], x)
 
 
 def reduce(layer: Any, x: Array) -> Array:
@@ -122,7 +143,8 @@ def unary(layer: Any, x: Array) -> Array:
 
 LAYERS: dict[str, Callable[..., Array]] = {
     **{f.__name__.upper(): f for f in (activation, cast, concatenation, constant, convolution)},
-    **{f.__name__.upper(): f for f in (elementwise, pooling, reduce, resize, shuffle, unary)},
+    **{f.__name__.upper(): f for f in (dequantize, elementwise, pooling, quantize, reduce)},
+    **{f.__name__.upper(): f for f in (resize, shuffle, unary)},
 }
 CLASSES = {
     kind: f"I{'ElementWise' if kind == 'ELEMENTWISE' else kind.capitalize()}Layer"

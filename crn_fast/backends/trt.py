@@ -12,16 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
+from crn_fast.backends import require_precision
+from crn_fast.cuda import driver
 from crn_fast.errors import BadInput, Mismatch, Unavailable, UsageError
 from crn_fast.spec import CascadeSpec
-from crn_fast.trt import driver
-from crn_fast.trt.build import PORTABLE, About, Progress, build
+from crn_fast.trt.build import PORTABLE, About, Progress, build, fp8_stages
 from crn_fast.trt.build import estimate as sizes
 from crn_fast.trt.flavour import NAMES, TITLES, Flavour
 from crn_fast.trt.flavour import load as load_flavour
 from crn_fast.trt.runtime import PlanRenderer
 
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "fp8")
+OLDEST_FP8 = 89
+"""Compute capability, as in sm_89."""
 OPTIONS = ("targets", "batch", "timing_cache", "progress")
 EXECUTABLE = True
 MAX_BATCH = 64
@@ -32,6 +35,11 @@ def available() -> str | None:
     if reason := available_to_build() or driver.why_none():
         return reason
     return _why_not_this_gpu(_flavour(()), driver.capability())
+
+
+def available_to_open() -> str | None:
+    """As `available`."""
+    return available()
 
 
 def available_to_build() -> str | None:
@@ -56,12 +64,14 @@ def pack(
     """The plan and what it says of itself; 'auto' is fp16.
 
     Raises:
-        UsageError: a GPU that this TensorRT does not build for by name, or a batch out of range.
+        UsageError: a GPU that this TensorRT does not build for by name or that has no fp8, a batch
+            out of range, or $CRN_FAST_FP8_STAGES names no stage.
         ResourceError: TensorRT failed.
         Unavailable: there is no TensorRT.
     """
     flavour = _flavour(targets)
     flavour.check_targets(targets)
+    _check_fp8(flavour, precision, targets)
     if not 1 <= batch[0] <= batch[1] <= MAX_BATCH:
         raise UsageError(
             f"--batch is {batch[0]} to {batch[1]}; expected 1 to {MAX_BATCH}, in order"
@@ -69,11 +79,15 @@ def pack(
     precision = "fp16" if precision == "auto" else precision
     plan = build(flavour, spec, tensors, precision, targets, batch, timing_cache, progress)
     target = ",".join(targets) or (PORTABLE if flavour.rtx else _sm(driver.capability()))
-    about = About(flavour.name, flavour.version, target, precision, batch)
+    narrow = fp8_stages(spec, precision)
+    about = About(flavour.name, flavour.version, target, precision, batch, narrow)
     return {
         "plan": np.frombuffer(plan, np.uint8),
         "about": np.frombuffer(about.to_bytes(), np.uint8),
     }
+
+
+prepare = pack
 
 
 def describe(packed: Mapping[str, np.ndarray]) -> dict[str, str]:
@@ -81,12 +95,13 @@ def describe(packed: Mapping[str, np.ndarray]) -> dict[str, str]:
     about = _about("the plan", packed)
     low, high = about.batch
     layouts = str(low) if low == high else f"{low} to {high}"
-    return {
+    facts = {
         "target": about.target,
         "precision": about.precision,
         about.flavour: about.version,
         "batch": layouts,
     }
+    return facts | ({"fp8 stages": about.fp8_stages} if about.fp8_stages else {})
 
 
 def estimate(
@@ -98,12 +113,14 @@ def estimate(
     """What a build would give, for people. Errors as of `pack`."""
     flavour = _flavour(targets)
     flavour.check_targets(targets)
+    _check_fp8(flavour, precision, targets)
     precision = "fp16" if precision == "auto" else precision
     plan, memory = sizes(spec, precision, batch[1])
+    narrow = fp8_stages(spec, precision)
+    where = "" if not narrow else f" in {'no stage' if narrow == 'none' else f'stages {narrow}'}"
     return (
-        f"{flavour.title}, {precision}: a plan of about {plan / 1e6:.0f} MB, and about "
-        f"{memory / 1e6:.0f} MB of GPU memory for {batch[1]} layouts at a time (worked out, not "
-        "measured)"
+        f"{flavour.title}, {precision}{where}: a plan of about {plan / 1e6:.0f} MB, and about "
+        f"{memory / 1e6:.0f} MB of GPU memory at a batch of {batch[1]} (worked out, not measured)"
     )
 
 
@@ -155,8 +172,7 @@ def load(
         UsageError: an unknown precision.
     """
     about = _about("the engine", packed)
-    if precision not in ("auto", *PRECISIONS):
-        raise UsageError(f"trt: precision is {precision!r}; expected {', '.join(PRECISIONS)}")
+    require_precision("trt", precision, PRECISIONS)
     rebuild = "rebuild it: crn-fast build-engine CKPT --backend trt --force"
     if precision not in ("auto", about.precision):
         raise Mismatch(
@@ -181,6 +197,21 @@ def _flavour(targets: tuple[str, ...]) -> Flavour:
     if targets or driver.capability() is None:
         return load_flavour(("tensorrt_rtx",))
     return load_flavour()
+
+
+def _check_fp8(flavour: Flavour, precision: str, targets: tuple[str, ...]) -> None:
+    """UsageError when fp8 is asked for and a GPU that is built for has none."""
+    if precision != "fp8":
+        return
+    if flavour.rtx and not targets:
+        raise UsageError(
+            f"--precision fp8: without --target this builds for {PORTABLE}, and fp8 needs "
+            f"sm_{OLDEST_FP8} or newer: name GPUs, as in --target sm_89"
+        )
+    for gpu in targets or (_sm(driver.capability()),):
+        number = gpu.removeprefix("sm_")
+        if number.isdecimal() and int(number) < OLDEST_FP8:
+            raise UsageError(f"--precision fp8: {gpu} has none; sm_{OLDEST_FP8} or newer is needed")
 
 
 def _about(source: str, packed: Mapping[str, np.ndarray]) -> About:

@@ -24,6 +24,7 @@ Examples:
   crn-fast build-engine street.safetensors -o street.crn --backend eager --precision fp32
   crn-fast build-engine street.safetensors --backend native --tune
   crn-fast build-engine street.safetensors --backend trt --target sm_89 --target sm_120
+  crn-fast build-engine street.safetensors --backend fused --target sm_90 --batch 4
 """
 QUIET_SECONDS = 10
 """Between lines of progress where no bar can be drawn."""
@@ -64,7 +65,15 @@ class Batch(click.ParamType[tuple[int, int]]):
     help="Where TensorRT keeps its measurements between builds. Default: in the user's cache.",
 )
 @click.option(
-    "--tune", is_flag=True, help="native: time each convolution's tiles here, take the fastest."
+    "--tune",
+    is_flag=True,
+    help="native, fused: time each convolution's tiles here, take the fastest.",
+)
+@click.option(
+    "--verify/--no-verify",
+    default=None,
+    help="Render held layouts and compare with float32 before the engine is kept; exit 7 if they "
+    "differ. Default: wherever the engine can run here.",
 )
 @click.option("--force", is_flag=True, help="Replace an engine that exists.")
 @click.option("--dry-run", is_flag=True, help="Check everything, write nothing.")
@@ -78,6 +87,7 @@ def command(
     batch: tuple[int, int] | None,
     timing_cache: str | None,
     tune: bool,
+    verify: bool | None,
     force: bool,
     dry_run: bool,
 ) -> None:
@@ -85,6 +95,7 @@ def command(
     from crn_fast import backends, models
     from crn_fast import checkpoint as checkpoints
     from crn_fast.engine import build_engine, buildable, check_options, check_size
+    from crn_fast.verify import Check
 
     path = models.resolve(checkpoint)
     stem = path.resolve().name if kind_of(path) == "folder" else path.stem
@@ -98,6 +109,7 @@ def command(
     name, chosen, passed = backends.choose(backend, building=True)
     options = _options(targets, batch, tune)
     check_options(name, chosen, precision, options)
+    check = Check(verify, name, str(target), loaded, "targets" in options)
     for reason in passed:
         say(f"passed over {reason}")
     say(
@@ -109,11 +121,19 @@ def command(
         if chosen.EXECUTABLE:
             say(chosen.estimate(spec, precision, **options))
         say(f"would write {target}: {spec.bytes() / 1e6:.1f} MB of weights before they are packed")
+        say(f"would not verify it: {check.reason}" if check.reason else "would verify it")
         return
     with _progress(chosen, timing_cache) as more:
         build_engine(
-            loaded, target, backend=name, precision=precision, size=size, options=options | more
+            loaded,
+            target,
+            backend=name,
+            precision=precision,
+            size=size,
+            options=options | more,
+            verify=None if check.reason else check,
         )
+    say(str(check))
     emit(str(target))
     say(f"next: crn-fast render -m {target} --layout LAYOUT.png")
 
@@ -121,7 +141,9 @@ def command(
 def _options(targets: tuple[str, ...], batch: tuple[int, int] | None, tune: bool) -> dict[str, Any]:
     """What the user asked for besides the precision, as `build_engine` takes it."""
     options: dict[str, Any] = {}
-    names = tuple(part for text in targets for part in text.split(","))
+    names = tuple(dict.fromkeys(part for text in targets for part in text.split(",")))
+    if "" in names:
+        raise UsageError("--target: a name is empty; expected this or sm_NN, as in sm_89")
     if named := tuple(name for name in names if name != "this"):
         if "this" in names:
             raise UsageError("--target this: cannot be combined with GPUs by name")

@@ -67,7 +67,10 @@ def kernels(engine: str, as_json: bool) -> None:
 @click.argument("checkpoint", metavar="CKPT")
 @click.option("-o", "--out", metavar="PATH", help="Default: ENGINE itself, with --force.")
 @click.option("--force", is_flag=True, help="Replace a file that exists.")
-def rebuild(engine: str, checkpoint: str, out: str | None, force: bool) -> None:
+@click.option("--verify/--no-verify", default=None, help="As of build-engine.")
+def rebuild(
+    engine: str, checkpoint: str, out: str | None, force: bool, verify: bool | None
+) -> None:
     """Build an engine again, as it was asked for, from the checkpoint that it was made of.
 
     Its payload is not run, so it may be anybody's.
@@ -76,6 +79,7 @@ def rebuild(engine: str, checkpoint: str, out: str | None, force: bool) -> None:
     from crn_fast import container, models
     from crn_fast.engine import Manifest, build_engine
     from crn_fast.errors import Mismatch
+    from crn_fast.verify import Check
 
     manifest = Manifest.from_metadata(engine, container.read_metadata(engine))
     target = Path(out or engine)
@@ -86,13 +90,17 @@ def rebuild(engine: str, checkpoint: str, out: str | None, force: bool) -> None:
             f"{checkpoint}: its SHA-256 is {found}; {engine} was built from "
             f"{manifest.checkpoint_sha256}: crn-fast build-engine {checkpoint}"
         )
+    options = _options(manifest.target, manifest.built_with.get("batch", ""))
+    check = Check(verify, manifest.backend, str(target), loaded, "targets" in options)
     build_engine(
         loaded,
         target,
         backend=manifest.backend,
         precision=manifest.precision,
-        options=_options(manifest.target, manifest.built_with.get("batch", "")),
+        options=options,
+        verify=None if check.reason else check,
     )
+    say(str(check))
     emit(str(target))
     say(f"next: crn-fast render -m {target} --layout LAYOUT.png")
 

@@ -12,11 +12,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from crn_fast import fp8
 from crn_fast.errors import BadInput, ResourceError
 from crn_fast.files import make_folder, write_whole
 from crn_fast.spec import CascadeSpec
@@ -28,6 +30,8 @@ Progress = Callable[[str, int, int], None]
 """Called with a phase's name, the steps done and their number."""
 PORTABLE = "sm_80 and later"
 """What TensorRT-RTX builds for when no GPU is named."""
+KERNELS = 600_000
+"""Bytes that each stage's kernels add to a plan, near enough; those for sm_75 are larger."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class About:
     precision: str
     batch: tuple[int, int]
     """The fewest and the most layouts at a time."""
+    fp8_stages: str = ""
+    """Of precision fp8 the stages that are: '4,5', or 'none'; else ''."""
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -74,7 +80,7 @@ def build(
         flavour: the TensorRT to build with.
         spec: what to build.
         tensors: float32 or float16, named as in `CascadeSpec.tensors`.
-        precision: 'fp32', 'tf32', 'bf16' or 'fp16'.
+        precision: 'fp32', 'tf32', 'bf16', 'fp16' or 'fp8'.
         targets: GPUs by name, checked; none for the flavour's own choice.
         batch: fewest and most layouts at a time; equal for a static network.
         timing_cache: file that keeps measured timings between builds, where TensorRT measures.
@@ -84,6 +90,7 @@ def build(
         the serialised plan.
 
     Raises:
+        UsageError: $CRN_FAST_FP8_STAGES names no stage.
         ResourceError: TensorRT failed; its own words are in the message.
         KeyboardInterrupt: Ctrl-C; the build was stopped.
     """
@@ -125,13 +132,27 @@ def estimate(spec: CascadeSpec, precision: str, layouts: int) -> tuple[int, int]
     At a stage's first convolution its input, concatenated, and its output are in memory, beside
     the layout at every size, in the storage type.
     """
-    itemsize = 2 if precision in ("fp16", "bf16") else 4
+    itemsize = 4 if precision in ("fp32", "tf32") else 2
     widest = max(
         s.height * s.width * (s.features + s.classes + s.channels) * itemsize for s in spec.stages
     )
     height, width = spec.size
     pyramid = height * width * spec.classes * (itemsize + 4 / 3)
-    return spec.bytes(itemsize), int(layouts * (widest + pyramid))
+    narrow = fp8.stages(spec) if precision == "fp8" else set()
+    saved = sum(prod(shape) for name, shape in spec.tensors().items() if _in_fp8(name, narrow))
+    plan = spec.bytes(itemsize) - saved + KERNELS * len(spec.stages)
+    return plan, int(layouts * (widest + pyramid))
+
+
+def fp8_stages(spec: CascadeSpec, precision: str) -> str:
+    """As `About.fp8_stages`. UsageError if $CRN_FAST_FP8_STAGES names no stage."""
+    if precision != "fp8":
+        return ""
+    return ",".join(map(str, sorted(fp8.stages(spec)))) or "none"
+
+
+def _in_fp8(tensor: str, narrow: set[int]) -> bool:
+    return tensor.endswith("weight") and any(tensor.startswith(f"stages.{i}.") for i in narrow)
 
 
 def _load_timings(config: Any, path: Path | None) -> Any:

@@ -5,9 +5,11 @@ named after what it computes, so that profiles can be read. Nothing here knows o
 or plans.
 
 Types: convolutions and what travels between layers in the storage type; statistics, norm, leaky
-ReLU and the picture in float32. A layer norm is written as reductions of float32: TensorRT's own
-normalisation layer keeps its statistics in half precision on some targets, and runs as a single
-block of threads on others.
+ReLU and the picture in float32. fp8 is fp16 with the inputs and weights of some convolutions
+quantised, by one scale each: with a scale for each channel of the weights TensorRT writes the
+result as float32, and fp8's precision hardly depends on the scale. A layer norm is written as
+reductions of float32: TensorRT's own normalisation layer keeps its statistics in half precision on
+some targets, and runs as a single block of threads on others.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from crn_fast import cascade
+from crn_fast import cascade, fp8
 from crn_fast.cascade import CascadeWeights, ConvWeights, HeadWeights
 from crn_fast.spec import CascadeSpec
 
@@ -34,10 +36,18 @@ class Features(NamedTuple):
     """[N, C, 1, 1] float32"""
     shift: Any
     """[N, C, 1, 1] float32; the features are leaky_relu(raw * scale + shift)"""
+    quantum: float
+    """What they are multiplied by where they become fp8"""
 
 
 def define(
-    trt: Any, network: Any, spec: CascadeSpec, weights: CascadeWeights, precision: str, batch: int
+    trt: Any,
+    network: Any,
+    spec: CascadeSpec,
+    weights: CascadeWeights,
+    precision: str,
+    batch: int,
+    table: type[TensorRTOps] | None = None,
 ) -> list[np.ndarray]:
     """Add the whole cascade to an empty, strongly typed network.
 
@@ -46,13 +56,18 @@ def define(
         network: its INetworkDefinition.
         spec: what to build.
         weights: float32 or float16 arrays.
-        precision: 'fp32', 'tf32', 'bf16' or 'fp16'; the first two are the same network.
+        precision: 'fp32', 'tf32', 'bf16', 'fp16' or 'fp8'; the first two are the same network.
         batch: number of layouts, -1 to leave it to an optimisation profile.
+        table: the ops; None for those of this file.
 
     Returns:
         the arrays that TensorRT reads while it builds: keep them until then.
+
+    Raises:
+        UsageError: $CRN_FAST_FP8_STAGES names no stage.
     """
-    ops = TensorRTOps(trt, network, precision)
+    narrow = fp8.stages(spec) if precision == "fp8" else set()
+    ops = (table or TensorRTOps)(trt, network, precision, narrow)
     labels = network.add_input(LABELS, trt.uint8, (batch, *spec.size))
     pictures = cascade.render(ops, spec, weights, labels)
     pictures.name = PICTURES
@@ -63,14 +78,16 @@ def define(
 class TensorRTOps:
     """The op table: each op adds layers to a network."""
 
-    def __init__(self, trt: Any, network: Any, precision: str) -> None:
+    def __init__(self, trt: Any, network: Any, precision: str, narrow: set[int]) -> None:
+        """`narrow`: stages whose convolutions of features are in fp8."""
         self.trt, self.network = trt, network
-        types = {"bf16": trt.bfloat16, "fp16": trt.float16}
+        types = {"bf16": trt.bfloat16, "fp16": trt.float16, "fp8": trt.float16}
         self.storage = types.get(precision, trt.float32)
         # bfloat16 steps by half a grey level near black and white.
-        self.head_type = trt.float16 if precision == "fp16" else trt.float32
+        self.head_type = trt.float16 if self.storage == trt.float16 else trt.float32
         self.arrays: list[np.ndarray] = []
         self._names = _names()
+        self._narrow = {f"stages.{index}" for index in narrow}
         self._stem = ""
 
     def label_pyramid(self, labels: Any, classes: int, stages: int) -> list[Any]:
@@ -96,21 +113,16 @@ class TensorRTOps:
         self._stem = next(self._names)
         x = self._cast(layout, self.storage)
         if features is not None:
-            modes = self.trt.ResizeCoordinateTransformation
-            resize = self.network.add_resize(self._cast(self._activate(features), self.storage))
-            resize.resize_mode = self.trt.InterpolationMode.LINEAR
-            resize.scales = (1, 1, 2, 2)
-            resize.coordinate_transformation = getattr(modes, upsampling.upper())
-            upsampled = self._add("upsample", resize).get_output(0)
-            concatenation = self.network.add_concatenation([upsampled, x])
-            concatenation.axis = 1
-            x = self._add("concatenate", concatenation).get_output(0)
+            x = self._concatenated(features, x, upsampling)
+            # The layout's 1.0 must fit beside the features.
+            return self._convolve(x, weights, min(features.quantum, fp8.LARGEST))
         return self._convolve(x, weights)
 
     def conv(self, features: Features, weights: ConvWeights) -> Features:
         """As `cascade.Ops.conv`."""
         self._stem = next(self._names)
-        return self._convolve(self._cast(self._activate(features), self.storage), weights)
+        x = self._cast(self._activate(features), self.storage)
+        return self._convolve(x, weights, features.quantum)
 
     def head(self, features: Features, weights: HeadWeights) -> Any:
         """As `cascade.Ops.head`; gives float32."""
@@ -138,9 +150,27 @@ class TensorRTOps:
         floor = self.network.add_unary(raised, self.trt.UnaryOperation.FLOOR)
         return self._cast(self._add("floor", floor).get_output(0), self.trt.uint8)
 
-    def _convolve(self, x: Any, weights: ConvWeights) -> Features:
-        """3x3 convolution, and the norm that it leaves pending: statistics in float32, two-pass."""
-        raw = self._convolution(x, weights.weight, None, self.storage)
+    def _concatenated(self, features: Features, layout: Any, upsampling: str) -> Any:
+        """The features upsampled x2, then the layout."""
+        modes = self.trt.ResizeCoordinateTransformation
+        resize = self.network.add_resize(self._cast(self._activate(features), self.storage))
+        resize.resize_mode = self.trt.InterpolationMode.LINEAR
+        resize.scales = (1, 1, 2, 2)
+        resize.coordinate_transformation = getattr(modes, upsampling.upper())
+        upsampled = self._add("upsample", resize).get_output(0)
+        concatenation = self.network.add_concatenation([upsampled, layout])
+        concatenation.axis = 1
+        return self._add("concatenate", concatenation).get_output(0)
+
+    def _convolve(self, x: Any, weights: ConvWeights, quantum: float | None = None) -> Features:
+        """3x3 convolution, and the norm that it leaves pending: statistics in float32, two-pass.
+
+        `quantum`: of features in `x`.
+        """
+        if quantum is not None and self._stem.rpartition(".")[0] in self._narrow:
+            raw = self._narrow_convolution(x, weights.weight, quantum)
+        else:
+            raw = self._convolution(x, weights.weight, None, self.storage)
         channels, height, width = tuple(raw.shape)[1:]
         mean = self._mean(self._float(raw, (0, channels, height * width)), "mean")
         mean = self._reshape(mean, (0, 1, 1, 1))
@@ -157,7 +187,7 @@ class TensorRTOps:
         shift = self._elementwise(
             beta, self._elementwise(mean, scale, "PROD", "mean_scale"), "SUB", "shift"
         )
-        return Features(raw, scale, shift)
+        return Features(raw, scale, shift, fp8.quantum(weights.gamma, weights.beta))
 
     def _activate(self, features: Features) -> Any:
         scaled = self._elementwise(
@@ -175,6 +205,27 @@ class TensorRTOps:
         layer = self.network.add_convolution_nd(x, len(weight), (size, size), kernel, shift)
         layer.padding_nd = (size // 2, size // 2)
         return self._add("convolution", layer).get_output(0)
+
+    def _narrow_convolution(self, x: Any, weight: Any, quantum: float) -> Any:
+        """In fp8: TensorRT finds the convolution between what is quantised and read back."""
+        values = np.asarray(weight, np.float32)
+        largest = float(np.abs(values).max()) or 1.0
+        kernel = self._quantised(self._constant(values), largest / fp8.LARGEST, "weight")
+        layer = self.network.add_convolution_nd(
+            self._quantised(x, 1 / quantum, "input"), len(values), (3, 3), self.trt.Weights()
+        )
+        layer.set_input(1, kernel)
+        layer.padding_nd = (1, 1)
+        return self._add("convolution", layer).get_output(0)
+
+    def _quantised(self, x: Any, worth: float, name: str) -> Any:
+        """To e4m3 and back to the storage type; `worth` is what 1.0 of e4m3 stands for."""
+        scale = self._constant(np.array(worth, np.float32))
+        narrow = self._add(
+            f"quantise_{name}", self.network.add_quantize(x, scale, self.trt.fp8)
+        ).get_output(0)
+        wide = self.network.add_dequantize(narrow, scale, self.storage)
+        return self._add(f"dequantise_{name}", wide).get_output(0)
 
     def _float(self, raw: Any, shape: tuple[int, ...]) -> Any:
         """The values in float32 and a shape that no other reader of `raw` has.

@@ -17,12 +17,13 @@ _KERNEL = re.compile(r"\bfunction=\{ name=(\S+)")
 _LIBRARY = re.compile(r'\b(\w+)=\{ name="([^"]*)" output=\{([^}]*)\} input=\{([^}]*)\}')
 _LIBRARY_NAMES = {"corrltn": "convolution", "avgpool": "pooling"}
 _QUOTED = re.compile(r'"([^"]+)"')
-_BYTES = {"half": 2, "bf16": 2, "float": 4, "uint8": 1, "bool": 1, "int32": 4, "int64": 8}
+_BYTES = {"fp8_e4m3": 1, "half": 2, "bf16": 2, "float": 4}
+_BYTES |= {"uint8": 1, "bool": 1, "int32": 4, "int64": 8}
 
 
 class Tensor(NamedTuple):
     dtype: str
-    """'half', 'bf16', 'float', 'uint8', ..."""
+    """'half', 'bf16', 'fp8_e4m3', 'float', 'uint8', ..."""
     shape: tuple[int, ...]
 
     @property

@@ -1,26 +1,24 @@
-"""Running a plan: label maps go up, pictures come down, two batches in flight.
+"""Running a plan: TensorRT sees it here for the first time, and runs it as a pipeline's network.
 
-While the network works on one batch, the next is uploaded and the one before downloaded: each of
-two slots has its own buffers, and events keep the three streams in order. Who may be run, and under
-which version, was decided before; here TensorRT sees the plan for the first time.
+Who may be run, and under which version, was decided before.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import threading
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from crn_fast.cuda.driver import Driver
+from crn_fast.cuda.pipeline import Labels, Pipeline, Slot, pieces
 from crn_fast.errors import Mismatch, ResourceError
 from crn_fast.files import write_whole
 from crn_fast.spec import CascadeSpec
 from crn_fast.trt.build import About
-from crn_fast.trt.driver import Buffer, Driver
 from crn_fast.trt.flavour import Flavour, logger
 from crn_fast.trt.network import LABELS, PICTURES
 
@@ -40,14 +38,16 @@ class PlanRenderer:
         self.spec, self.precision, self.batch = spec, about.precision, about.batch
         self.device = f"{driver.gpu}, {flavour.title}"
         self._driver, self._flavour = driver, flavour
-        self._lock = threading.Lock()
+        pixels, most = spec.size[0] * spec.size[1], about.batch[1]
         with driver:
             self._runtime = flavour.trt.Runtime(logger(flavour.trt))
             self._engine = self._deserialize(plan)
             self._check_tensors(about)
             self._cache_file = _cache_file(plan, driver.capability)
             self._context, self._cache = self._make_context()
-            self._slots = [_Slot(driver, spec, about.batch[1]) for _ in range(2)]
+            self._pipeline = Pipeline(
+                driver, most * pixels, most * spec.images * pixels * 3, self._work, self._read
+            )
 
     def __call__(self, labels: np.ndarray) -> np.ndarray:
         """Labels uint8 [N, H, W], checked -> uint8 RGB [N, K, H, W, 3].
@@ -55,41 +55,29 @@ class PlanRenderer:
         Raises:
             ResourceError: out of memory, or TensorRT failed.
         """
-        pictures = np.empty((len(labels), self.spec.images, *self.spec.size, 3), np.uint8)
-        most = self.batch[1]
-        with self._lock, self._driver:
-            for i, start in enumerate(range(0, len(labels), most)):
-                slot = self._slots[i % 2]
-                slot.collect(self._driver)
-                slot.target = pictures[start : start + most]
-                self._start(slot, labels[start : start + most])
-            for slot in self._slots:
-                slot.collect(self._driver)
-        self._keep_cache()
-        return pictures
+        return np.concatenate([*self.stream(pieces(labels, self.batch[1]))])
 
-    def _start(self, slot: _Slot, labels: np.ndarray) -> None:
-        """Queue one batch; a short one is filled up to the fewest that the plan takes."""
-        layouts = max(len(labels), self.batch[0])
-        slot.labels[: len(labels)] = labels
-        slot.labels[len(labels) : layouts] = 0
-        driver, streams = self._driver, self._driver.streams
-        driver.copy(slot.upload, streams.upload, up=True)
-        driver.wait(driver.record(streams.upload), streams.compute)
-        self._launch(slot, layouts)
-        driver.wait(driver.record(streams.compute), streams.download)
-        driver.copy(slot.download, streams.download, up=False)
-        slot.done = driver.record(streams.download)
+    def stream(self, batches: Iterable[Labels]) -> Iterator[np.ndarray]:
+        """Batches of no more layouts than the plan takes -> their pictures, two in flight.
 
-    def _launch(self, slot: _Slot, layouts: int) -> None:
-        """Run the network, from the second time on as a graph where TensorRT does not make its own.
-
-        The first time lets TensorRT allocate and initialise what must not happen in a capture.
+        Raises:
+            ResourceError: out of memory, or TensorRT failed.
+            UsageError: this thread is in the middle of another one.
         """
-        if layouts in slot.graphs:
-            slot.graphs[layouts]()
-            return
-        stream = self._driver.streams.compute
+        for pictures in self._pipeline.stream(batches):
+            self._keep_cache()
+            yield pictures
+
+    def timings(self, labels: np.ndarray) -> dict[str, float]:
+        """Seconds of `upload`, `compute` and `download` of labels that `__call__` takes."""
+        return self._pipeline.timings(pieces(labels, self.batch[1]))
+
+    def _work(self, slot: Slot, layouts: int) -> None:
+        """Queue the network, for no fewer layouts than the plan takes.
+
+        TensorRT-RTX makes its own graphs.
+        """
+        layouts, stream = max(layouts, self.batch[0]), self._driver.streams.compute
 
         def work() -> None:
             if self.batch[0] != self.batch[1]:
@@ -101,12 +89,14 @@ class PlanRenderer:
                     f"{self._flavour.title} could not run the plan: {self._words()}"
                 )
 
-        if layouts in slot.seen and not self._flavour.rtx:
-            slot.graphs[layouts] = self._driver.capture(stream, work)
-            slot.graphs[layouts]()
-        else:
-            slot.seen.add(layouts)
+        if self._flavour.rtx:
             work()
+        else:
+            slot.launch(self._driver, stream, layouts, work)
+
+    def _read(self, bytes_back: np.ndarray, layouts: int) -> np.ndarray:
+        pictures = bytes_back.reshape(-1, self.spec.images, *self.spec.size, 3)
+        return pictures[:layouts].copy()
 
     def _deserialize(self, plan: bytes) -> Any:
         del logger(self._flavour.trt).errors[:]
@@ -159,28 +149,6 @@ class PlanRenderer:
 
     def _words(self) -> str:
         return "; ".join(logger(self._flavour.trt).errors[:3]) or "it gave no reason"
-
-
-class _Slot:
-    """Buffers of one batch in flight, and where its pictures go."""
-
-    def __init__(self, driver: Driver, spec: CascadeSpec, layouts: int) -> None:
-        height, width = spec.size
-        self.upload: Buffer = driver.allocate(layouts * height * width)
-        self.download: Buffer = driver.allocate(layouts * spec.images * height * width * 3)
-        self.labels = self.upload.host.reshape(layouts, height, width)
-        self.pictures = self.download.host.reshape(layouts, spec.images, height, width, 3)
-        self.seen: set[int] = set()
-        self.graphs: dict[int, Callable[[], None]] = {}
-        self.done: Any = None
-        self.target = np.empty(0, np.uint8)
-
-    def collect(self, driver: Driver) -> None:
-        """Wait for the batch in flight, if there is one, and hand its pictures over."""
-        if self.done is not None:
-            driver.wait(self.done)
-            self.target[:] = self.pictures[: len(self.target)]
-            self.done = None
 
 
 def _cache_file(plan: bytes, capability: tuple[int, int]) -> Path:

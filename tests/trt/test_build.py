@@ -16,7 +16,7 @@ import tiny
 
 pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX")
 
-from crn_fast import cli, container, layout, trust
+from crn_fast import cli, container, fp8, layout, trust
 from crn_fast.backends import trt
 from crn_fast.engine import Engine, Manifest
 from crn_fast.errors import BadInput, Mismatch, ResourceError, UsageError
@@ -81,6 +81,23 @@ def test_precisions(precision: str) -> None:
     found, _ = read(tiny.SPEC, precision)
     tensors = {t.dtype for k in found.kernels if k.name == "convolution" for t in k.outputs}
     assert tensors <= {"float"} if precision != "bf16" else "half" not in tensors
+
+
+def test_fp8_convolutions_are_fp8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what writes their input is still one kernel; their results are no float32 maps."""
+    monkeypatch.setenv(fp8.VARIABLE, "1,2,3")
+    spec = CascadeSpec(widths=(64, 64, 64, 32), base=(16, 32), classes=20)
+    found, _ = read(spec, "fp8", targets=("sm_89", "sm_120"))
+    narrow = [
+        k for k in found.kernels if k.name == "convolution" and k.inputs[0].dtype == "fp8_e4m3"
+    ]
+    assert len(narrow) == 6
+    for kernel in narrow:
+        assert kernel.inputs[1].dtype == "fp8_e4m3", "the weights"
+        assert {tensor.dtype for tensor in kernel.outputs} == {"half"}
+    writers = [k for k in found.kernels if any(t.dtype == "fp8_e4m3" for t in k.outputs)]
+    assert len(writers) == 6 and all("SqrtDiv" in kernel.name for kernel in writers)
+    assert sum("Resi" in k.name and k.name.endswith("Conc") for k in writers) == 3
 
 
 @pytest.mark.parametrize(
@@ -187,18 +204,34 @@ def test_a_dry_run_writes_nothing(run: Callable[..., tuple[int, str, str]]) -> N
     assert sorted(Path().iterdir()) == before
 
 
+def test_fp8_says_of_which_stages(
+    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is built and in the file; a GPU that is named twice is built for once."""
+    asked = "build-engine net.safetensors --backend trt --precision fp8 --target sm_89,sm_89"
+    assert "fp8 in no stage: a plan" in run(*asked.split(), "--dry-run")[2]
+    monkeypatch.setenv(fp8.VARIABLE, "2,1")
+    assert "fp8 in stages 1,2: a plan" in run(*asked.split(), "--dry-run")[2]
+    assert run(*asked.split())[0] == 0
+    manifest = Manifest.from_metadata("net.crn", container.read_metadata("net.crn"))
+    assert (manifest.target, manifest.built_with["fp8 stages"]) == ("sm_89", "1,2")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "parts"),
     [
         ("--backend trt --target sm_90", 2, ["sm_90", "sm_89", "--backend fused"]),
         ("--backend trt --target this,sm_89", 2, ["cannot be combined"]),
+        ("--backend trt --target sm_89,", 2, ["--target", "empty"]),
         ("--backend trt --batch 0", 2, ["--batch"]),
         ("--backend trt --batch 4-2", 2, ["--batch"]),
         ("--backend trt --batch many", 2, ["many"]),
         ("--backend native --target sm_89", 2, ["native", "--target"]),
         ("--backend native --batch 2", 2, ["native", "--batch"]),
         ("--backend native --timing-cache off", 2, ["native", "--timing-cache"]),
-        ("--backend trt --precision fp8", 2, ["fp8"]),
+        ("--backend trt --precision fp8", 2, ["fp8", "sm_89", "--target"]),
+        ("--backend trt --precision fp8 --target sm_120,sm_86", 2, ["sm_86 has none"]),
+        ("--backend trt --verify", 8, ["--verify", "trt cannot run here"]),
     ],
 )
 def test_mistakes(
@@ -261,8 +294,8 @@ def test_the_form_of_the_payload(packed: dict[str, np.ndarray]) -> None:
 def test_another_precision_is_a_mismatch(packed: dict[str, np.ndarray]) -> None:
     with pytest.raises(Mismatch, match="computes in fp16, not bf16: rebuild"):
         trt.load(tiny.SPEC, packed, "bf16", None, None)
-    with pytest.raises(UsageError, match="precision is 'fp8'"):
-        trt.load(tiny.SPEC, packed, "fp8", None, None)
+    with pytest.raises(UsageError, match="precision is 'int8'; expected one of auto"):
+        trt.load(tiny.SPEC, packed, "int8", None, None)
 
 
 @pytest.mark.parametrize(

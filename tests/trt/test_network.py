@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import tensorrt_rtx as trt
 import torch
 
 import trt_interpreter
-from crn_fast import cascade
+from crn_fast import cascade, fp8
 from crn_fast.kernels import reference
 from crn_fast.spec import CascadeSpec
 from crn_fast.trt import network as trt_network
@@ -83,6 +84,32 @@ def test_half_precision_stays_near_the_oracle() -> None:
     found, _ = interpret(tiny.SPEC, "fp16", 3)
     expected = oracle(tiny.SPEC, tiny.labels_array(3))
     assert 0.01 < np.abs(found - expected).max() < 1.5
+
+
+def test_fp8_is_near_the_oracle_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As near as random weights allow, and further off than half precision."""
+    monkeypatch.setenv(fp8.VARIABLE, "0,1,2")
+    found, _ = interpret(tiny.SPEC, "fp8", 3)
+    expected = oracle(tiny.SPEC, tiny.labels_array(3))
+    error = np.abs(found - expected)
+    assert 2 < error.max() < 40 and error.std() < 0.1 * expected.std()
+    # The first convolution has no features, and is not quantised: two tensors of each other are.
+    network, _alive = define(tiny.SPEC, "fp8", 1)
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    narrow = [layer for layer in layers if layer.type == trt.LayerType.QUANTIZE]
+    assert len(narrow) == 2 * (2 * len(tiny.SPEC.widths) - 1)
+    assert {layer.get_output(0).dtype for layer in narrow} == {trt.fp8}
+
+
+def test_the_interpreter_rounds_as_torch_does() -> None:
+    values = np.random.default_rng(0).normal(0, 30, 9999).astype(np.float32)
+    values = np.concatenate([values, values * 2e-5, np.arange(-448, 449, dtype=np.float32)])
+    layer: Any = SimpleNamespace(get_output=lambda _: SimpleNamespace(dtype=trt.fp8))
+    found = trt_interpreter.quantize(layer, values, np.array(1, np.float32))
+    expected = torch.from_numpy(values).to(torch.float8_e4m3fn).double().numpy()
+    np.testing.assert_array_equal(found, expected)
+    loud = trt_interpreter.quantize(layer, np.array([1e9, -1e9]), np.array(1, np.float32))
+    assert loud.tolist() == [448, -448]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])

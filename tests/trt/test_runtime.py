@@ -10,8 +10,8 @@ import pytest
 
 import cuda_stand_in
 import tiny
+from crn_fast.cuda import driver, pipeline
 from crn_fast.errors import Mismatch, ResourceError, Unavailable
-from crn_fast.trt import driver
 from crn_fast.trt.build import About
 from crn_fast.trt.runtime import PlanRenderer
 
@@ -53,6 +53,31 @@ def test_pictures_come_back_in_order(
         np.testing.assert_array_equal(render(labels), expected)
     assert ("graph" in machine.log) != rtx, "TensorRT-RTX makes its own graphs"
     assert not any(stream.queue for stream in machine.streams)
+
+
+def test_the_parts_are_timed_one_after_another(
+    machine: cuda_stand_in.Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    render, labels = renderer(machine, (1, 1)), tiny.labels_array(1)
+    slot = render._pipeline._slots[0]
+    pictures = cuda_stand_in.pictures_of(labels, tiny.SPEC.images)
+    looks: list[tuple[bool, bool, bool]] = []
+
+    def clock() -> float:
+        """One second more at each look; notes which parts are done."""
+        assert not any(stream.queue for stream in machine.streams), "something is not waited for"
+        uploaded = np.array_equal(machine.memory[slot.upload.address], labels.reshape(-1))
+        computed = np.array_equal(machine.memory[slot.download.address], pictures.reshape(-1))
+        downloaded = np.array_equal(slot.download.host, pictures.reshape(-1))
+        looks.append((uploaded, computed, downloaded))
+        return float(len(looks))
+
+    monkeypatch.setattr(pipeline, "perf_counter", clock)
+    found = render.timings(labels)
+    assert list(found.items()) == [("upload", 1.0), ("compute", 1.0), ("download", 1.0)]
+    assert looks[:4] == [(i > 0, i > 1, i > 2) for i in range(4)]
+    assert "graph" in machine.log, "what is timed is not what frames run as"
+    assert set(render.timings(tiny.labels_array(3)).values()) == {3.0}
 
 
 @pytest.mark.parametrize("forgetful", ["host", "compute", "download"])

@@ -1,7 +1,8 @@
-"""What running a plan needs of CUDA: five methods, over pycuda or over cuda.core.
+"""A GPU's context, memory, streams and graphs: six methods, over pycuda or over cuda.core.
 
-Nothing else here speaks to the driver. Both packages are imported when a driver is made; pycuda is
-taken first. A driver has three streams, so that uploads and downloads overlap with the network.
+Both packages are imported when a driver is made; pycuda is taken first. A driver has three streams,
+so that uploads and downloads overlap with the network. What is the same under both, as launching a
+compiled kernel is, is in `library`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from crn_fast.cuda.library import LIBRARY
 from crn_fast.errors import ResourceError, Unavailable
-
-LIBRARY = "libcuda.so.1"
 
 
 class Stream(NamedTuple):
@@ -41,6 +41,15 @@ class Buffer(NamedTuple):
     """What keeps both alive."""
 
 
+class Memory(NamedTuple):
+    """On the device alone; its values are undefined."""
+
+    address: int
+    """A multiple of 256."""
+    own: Any
+    """What keeps it alive."""
+
+
 class Driver(Protocol):
     """A GPU's memory, copies, order and graphs. Use it inside `with driver:`, on any thread."""
 
@@ -52,6 +61,9 @@ class Driver(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
     def allocate(self, nbytes: int) -> Buffer:
+        """Raises ResourceError when there is no such memory."""
+
+    def reserve(self, nbytes: int) -> Memory:
         """Raises ResourceError when there is no such memory."""
 
     def copy(self, buffer: Buffer, stream: Stream, *, up: bool) -> None:
@@ -92,10 +104,16 @@ class PyCuda:
     def allocate(self, nbytes: int) -> Buffer:
         try:
             host = self._cuda.pagelocked_empty(nbytes, np.uint8)
+        except self._cuda.MemoryError as error:
+            raise _out_of_memory(nbytes, error) from None
+        return Buffer(host, *self.reserve(nbytes))
+
+    def reserve(self, nbytes: int) -> Memory:
+        try:
             memory = self._cuda.mem_alloc(nbytes)
         except self._cuda.MemoryError as error:
             raise _out_of_memory(nbytes, error) from None
-        return Buffer(host, int(memory), memory)
+        return Memory(int(memory), memory)
 
     def copy(self, buffer: Buffer, stream: Stream, *, up: bool) -> None:
         if up:
@@ -157,16 +175,23 @@ class CudaCore:
         pass
 
     def allocate(self, nbytes: int) -> Buffer:
-        stream = self.streams.upload.own
         try:
             pinned = self._pinned.allocate(nbytes)
-            memory = self._device.allocate(nbytes, stream=stream)
         except (MemoryError, RuntimeError) as error:  # cuda.core's CUDAError is a RuntimeError
+            raise _out_of_memory(nbytes, error) from None
+        address, memory = self.reserve(nbytes)
+        host = np.from_dlpack(pinned).view(np.uint8).reshape(-1)
+        return Buffer(host, address, (pinned, memory))
+
+    def reserve(self, nbytes: int) -> Memory:
+        stream = self.streams.upload.own
+        try:
+            memory = self._device.allocate(nbytes, stream=stream)
+        except (MemoryError, RuntimeError) as error:
             raise _out_of_memory(nbytes, error) from None
         # Memory comes in the order of that stream; the others may use it at once.
         stream.sync()
-        host = np.from_dlpack(pinned).view(np.uint8).reshape(-1)
-        return Buffer(host, int(memory.handle), (pinned, memory))
+        return Memory(int(memory.handle), memory)
 
     def copy(self, buffer: Buffer, stream: Stream, *, up: bool) -> None:
         pinned, memory = buffer.own
@@ -215,7 +240,7 @@ def why_none() -> str | None:
             reasons.append(f"{name}: {(str(error) or repr(error)).splitlines()[0]}")
     return (
         f"neither pycuda nor cuda.core can be imported ({'; '.join(reasons)}): pip install "
-        "'crn_fast[tensorrt]', or build pycuda's wheel: make pycuda-wheel"
+        "'crn_fast[cuda]', or build pycuda's wheel: make pycuda-wheel"
     )
 
 
@@ -241,7 +266,7 @@ def make(device: int) -> Driver:
         Unavailable: none can be made, or there is no such GPU.
     """
     if reason := why_none():
-        raise Unavailable(f"trt: {reason}")
+        raise Unavailable(reason)
     for name, implementation in IMPLEMENTATIONS.items():
         try:
             import_module(name)
