@@ -10,6 +10,7 @@ them. Written without a GPU at hand.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +29,23 @@ from torch import Tensor
 import gpu_peers
 from crn_fast import cascade, checkpoint, layout, models
 from crn_fast.backends import fused
-from crn_fast.errors import CheckFailed, CrnError
+from crn_fast.bench.inputs import random_tensors
+from crn_fast.cuda import driver
+from crn_fast.errors import BadInput, CheckFailed, CrnError
+from crn_fast.fused import program
+from crn_fast.fused import tune as tuner
+from crn_fast.fused.just_in_time import FusedRenderer
 from crn_fast.fused.ops import FusedOps
+from crn_fast.fused.runtime import ProgramRenderer
 from crn_fast.kernels import reference
 from crn_fast.kernels.gpu.queue import Queue
+from crn_fast.kernels.gpu.tuning import Shape
 from crn_fast.measure import machine, pairs, rows
 from crn_fast.measure.gate import Checked, Passed, Subject
 from crn_fast.measure.rows import Origin, Row
 from crn_fast.measure.timer import Timing
 from crn_fast.spec import PRESETS, CascadeSpec
 from crn_fast.weights import arrange
-from inputs import random_tensors
 
 NETWORK = "1024p"
 TRAINED = "street-1024"
@@ -46,10 +54,21 @@ LIMITS = {"fp32": 0.1, "tf32": 4.0, "fp16": 4.0, "bf16": 30.0, "fp8": 80.0}
 wrong kernels, not a promise. What it was off by is in the rows."""
 TRAINED_LIMITS = {"fp32": 0.1, "tf32": 2.0, "fp16": 2.0, "bf16": 16.0, "fp8": 40.0}
 TESTS = ("tests-conv", "tests-refine", "tests-head", "tests-pyramid", "tests-fused")
+AGAIN = 20
+"""Runs of one input that must all give the same bits."""
+STREAMED = 40
+"""Frames of a video loop."""
 ROTATION = 4
 """Different inputs, taken by turns, so that no frame finds the last one's in a cache."""
 REPEATS = 20
 """Replays of one stage a timing, as one is shorter than the clock is good for."""
+TUNED = (
+    Shape("fp16", 64, 128, 1024, 0, 1024),
+    Shape("fp16", 256, 512, 512, 0, 512),
+    Shape("fp16", 1024, 2048, 32, 0, 32),
+)
+TRIALS = 6
+"""Tiles a shape, as each has to be compiled."""
 PACKAGES = ("crn-fast", "torch", "triton", "numpy", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
 
 
@@ -134,13 +153,13 @@ def _compare(
     limit: float,
 ) -> None:
     expected = oracle(spec, tensors, labels)
-    render = fused.load(spec, fused.pack(spec, tensors, precision), precision, None, None)
+    render = just_in_time(spec, tensors, precision)
     first = render(labels)
     passed = Passed(f"fused {precision}", first, expected, limit, "float32")
-    for _ in range(20):
+    for _ in range(AGAIN):
         if not np.array_equal(render(labels), first):
             raise CheckFailed(f"{network} {precision}: two runs of one input differ")
-    weights = sum(array.nbytes for array in fused.pack(spec, tensors, precision).values())
+    weights = sum(array.nbytes for array in fused.prepare(spec, tensors, precision).values())
     facts = {
         "network": network,
         "upsampling": spec.upsampling,
@@ -154,6 +173,84 @@ def _compare(
     print(json.dumps(facts), flush=True)
     with (folder / "quality.jsonl").open("a") as stream:
         stream.write(json.dumps(facts) + "\n")
+
+
+def just_in_time(spec: CascadeSpec, tensors: Any, precision: str) -> FusedRenderer:
+    """The route of checkpoints: Triton compiles, torch runs."""
+    render = fused.load(spec, fused.prepare(spec, tensors, precision), precision, None, None)
+    assert isinstance(render, FusedRenderer)
+    return render
+
+
+def engine(folder: Path, network: str, precision: str) -> None:
+    """An engine file through the real driver, with each package, against the route of checkpoints.
+
+    The same kernels, compiled apart: the pictures' hashes are compared, and must be near float32.
+    """
+    spec = PRESETS[network]
+    tensors, labels = random_tensors(spec), patches(spec, 0)
+    expected = oracle(spec, tensors, labels)
+    render = just_in_time(spec, tensors, precision)
+    pictures = render(labels)
+    del render
+    torch.cuda.empty_cache()
+    packed = fused.pack(spec, tensors, precision, batch=(1, 2))
+    fused.check("the engine", spec, packed)
+    for package, implementation in driver.IMPLEMENTATIONS.items():
+        try:
+            import_module(package)
+        except Exception as error:  # a package without its libraries raises what it likes
+            print(f"{package}: not run ({error})", flush=True)
+            continue
+        target = "sm_{}{}".format(*torch.cuda.get_device_capability())
+        programs = program.read("the engine", spec, packed, target)
+        run = ProgramRenderer(spec, programs, packed, target, precision, implementation(0))
+        first = run(labels)
+        found = Passed(f"engine {package}", first, expected, LIMITS[precision], "float32")
+        stream = run.stream(iter([labels] * STREAMED))
+        start = time.perf_counter()
+        same = all(np.array_equal(held, first) for held in stream)
+        seconds = (time.perf_counter() - start) / STREAMED
+        born = torch.from_numpy(labels).cuda()
+        same = same and np.array_equal(run.render_device(born), first)
+        try:
+            run.render_device(torch.full_like(born, 200))
+            raised = False
+        except BadInput:
+            raised = True
+        facts = {
+            "network": network,
+            "precision": precision,
+            "package": package,
+            "device": run.device,
+            "bytes": run.bytes,
+            "sha256": hashlib.sha256(first).hexdigest(),
+            "sha256 just in time": hashlib.sha256(pictures).hexdigest(),
+            "largest": found.error.largest,
+            "psnr": found.error.psnr,
+            "milliseconds a frame, with uploads and downloads": seconds * 1e3,
+        }
+        print(json.dumps(facts), flush=True)
+        with (folder / "engines.jsonl").open("a") as lines:
+            lines.write(json.dumps(facts) + "\n")
+        if not same or not raised:
+            raise CheckFailed(f"{package}: repeats equal {same}, wrong ids found {raised}")
+        if not np.array_equal(first, pictures):
+            raise CheckFailed(f"{package}: not the picture of the route of checkpoints")
+
+
+def tune(folder: Path) -> None:
+    """The tuner on a few convolutions of the authors' network; says what it would take."""
+    require(folder, "tests-conv", "tests-refine")
+    major, minor = torch.cuda.get_device_capability()
+    arch, chosen = 10 * major + minor, {}
+    for shape in TUNED:
+        bench = tuner.Bench(shape, torch.device("cuda", 0), tuner.on_gpu)
+        tiles = tuner.candidates(shape, arch)[:TRIALS]
+        tile = tuner.fastest_tile(shape, tiles, bench)
+        chosen[shape.key] = {"rule": str(tiles[0]), "fastest": str(tile), "tried": len(tiles)}
+        print(f"{shape.key}: {tile}", flush=True)
+    (folder / "tuned.json").write_text(json.dumps(chosen, indent=1))
 
 
 def oracle(spec: CascadeSpec, tensors: Any, labels: np.ndarray) -> np.ndarray:
@@ -213,7 +310,7 @@ def compiled(folder: Path, upsampling: Any) -> None:
 
 
 def ours(spec: CascadeSpec, tensors: Any, precision: str) -> Subject:
-    render = fused.load(spec, fused.pack(spec, tensors, precision), precision, None, None)
+    render = just_in_time(spec, tensors, precision)
     held = render.frame(1)
     inputs = rotation(spec)
 
@@ -275,7 +372,7 @@ def report(
             )
             print(f"{subject.name}: {reason}", flush=True)
     # The last run of all is checked again, so the rounds must end on the first input.
-    timings, failures = pairs.interleave(checked, 10 * ROTATION, ROTATION)
+    timings, failures, _ = pairs.interleave(checked, 10 * ROTATION, ROTATION)
     limits = json.loads((folder / "ceilings.json").read_text())
     for name, timing in timings.items():
         ratios = {
@@ -303,7 +400,7 @@ def stages(folder: Path, precision: str, upsampling: Any) -> None:
     require(folder, *TESTS, f"frame-{precision}-{upsampling}")
     spec = dataclasses.replace(PRESETS[NETWORK], upsampling=upsampling)
     tensors, labels = random_tensors(spec), patches(spec, 0)
-    render = fused.load(spec, fused.pack(spec, tensors, precision), precision, None, None)
+    render = just_in_time(spec, tensors, precision)
     held, origin = render.frame(1), origin_of()
     held.render(torch.from_numpy(labels).cuda())
     recorder = gpu_peers.Recorder(FusedOps(Queue("cuda:0"), render.choices))
@@ -381,7 +478,7 @@ def require(folder: Path, *parts: str) -> None:
         raise CheckFailed(f"no time is taken, as these did not pass: {', '.join(missing)}")
 
 
-PARTS = (environment, ceilings, frame, stages, times, compiled)
+PARTS = (environment, ceilings, frame, engine, tune, stages, times, compiled)
 
 
 def main() -> None:

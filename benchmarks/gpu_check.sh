@@ -27,8 +27,8 @@ part() { # seconds, name, arguments
 check() { part "$1" "$2" "$python" benchmarks/gpu_check.py "$2" "$out" "${@:3}"; }
 tests() { part "$1" "tests-$2" "$python" -P -m pytest -q -p no:cacheprovider "tests/$3"; }
 
-check 30 environment
-check 40 ceilings
+check 15 environment
+check 25 ceilings
 
 # Side by side: they mostly compile, on the CPU, and leave the machine code in Triton's cache.
 tests 170 conv ops/test_gpu_conv.py &
@@ -42,19 +42,23 @@ for precision in fp32 fp16 bf16 fp8; do
       "$python" benchmarks/gpu_check.py frame "$out" "$precision" "$upsampling" &
   done
 done
+for network in 256p-small 1024p; do
+  part 170 "engine-$network" "$python" benchmarks/gpu_check.py engine "$out" "$network" fp16 &
+done
 wait
 if command -v compute-sanitizer >/dev/null; then
-  part 60 sanitize compute-sanitizer --tool memcheck --error-exitcode 9 \
+  part 40 sanitize compute-sanitizer --tool memcheck --error-exitcode 9 \
     "$python" -P -m pytest -q -p no:cacheprovider tests/ops/test_gpu_conv.py -k "size1 and boxes"
 else
   echo "not run: sanitize (there is no compute-sanitizer)"
 fi
 
-check 60 stages fp16 align_corners
-check 60 stages fp16 half_pixel
-check 60 times align_corners
-check 60 times half_pixel
-check 100 compiled align_corners
+check 45 stages fp16 align_corners
+check 45 stages fp16 half_pixel
+check 45 times align_corners
+check 45 times half_pixel
+check 25 tune
+check 80 compiled align_corners
 
 ls "$out"/failed.* >/dev/null 2>&1 && exit 1
 echo "all parts passed; rows are in $out/rows.jsonl"

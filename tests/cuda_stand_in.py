@@ -2,23 +2,39 @@
 
 It stands in for pycuda, for cuda.core and for the driver's own library. What is queued runs only
 when somebody waits, in a random order that respects streams and events, so that a missing wait, or
-a buffer that is used again too early, gives wrong pictures. It also stands in for TensorRT's
-runtime.
+a buffer that is used again too early, gives wrong pictures. Its memory is the host's, full of NaN,
+and its addresses are real ones. It also stands in for TensorRT's runtime; what machine code does is
+for `Machine.play` to say (see `program_stand_in`).
 """
 
 from __future__ import annotations
 
 import ctypes
-import itertools
 import random
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
-from crn_fast.trt import driver, flavour
+from crn_fast.cuda import driver
+from crn_fast.cuda import library as cuda_library
+from crn_fast.trt import flavour
+
+ALIGNMENT = 256
+
+
+class TensorMap(NamedTuple):
+    """What a CUtensorMap was encoded from, outermost axis first."""
+
+    address: int
+    dtype: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    """bytes, without the last axis"""
+    box: tuple[int, ...]
+    swizzle: int
 
 
 class Event:
@@ -56,14 +72,32 @@ class Machine:
         self.graphs: dict[int, list[Callable[[], bool]]] = {}
         self.log: list[str] = []
         self.random = random.Random(0)
-        self._addresses = itertools.count(0x7F0000000000, 1 << 24)
+        self.maps: dict[bytes, TensorMap] = {}
+        self.functions: dict[int, tuple[bytes, str]] = {}
+        self.play: Callable[[bytes, str, tuple[int, ...], list[int]], Callable[[], Any]] | None
+        self.play = None
+        """Given a cubin, its kernel's name, (grid, threads, shared) and the addresses of the
+        parameters: what the launch does. Parameters are read before it returns."""
+
+    @property
+    def free(self) -> int:
+        return self.capacity - sum(array.nbytes for array in self.memory.values())
 
     def allocate(self, nbytes: int) -> int:
-        if sum(a.nbytes for a in self.memory.values()) + nbytes > self.capacity:
+        if nbytes > self.free:
             raise MemoryError("out of memory")
-        address = next(self._addresses)
-        self.memory[address] = np.full(nbytes, 0xAB, np.uint8)
-        return address
+        room = np.full(nbytes + ALIGNMENT, 0xFF, np.uint8)
+        start = -room.ctypes.data % ALIGNMENT
+        array = room[start : start + nbytes]
+        self.memory[array.ctypes.data] = array
+        return int(array.ctypes.data)
+
+    def at(self, address: int) -> np.ndarray:
+        """Memory from an address on, to the end of what was allocated."""
+        for start, array in self.memory.items():
+            if start <= address < start + array.nbytes:
+                return array[address - start :]
+        raise AssertionError(f"an illegal address: {address:#x}")
 
     def stream(self, handle: int) -> Stream:
         return next(s for s in self.streams if s.handle == handle)
@@ -205,9 +239,10 @@ def cuda_core(machine: Machine) -> ModuleType:
 
     class Device:
         name = "stand-in"
-        compute_capability = SimpleNamespace(
-            major=machine.capability[0], minor=machine.capability[1]
-        )
+
+        @property
+        def compute_capability(self) -> Any:
+            return SimpleNamespace(major=machine.capability[0], minor=machine.capability[1])
 
         def __init__(self, number: int) -> None:
             assert number == 0
@@ -241,7 +276,7 @@ def _end_capture(stream: Stream) -> list[Callable[[], bool]]:
 
 
 def library(machine: Machine) -> Any:
-    """libcuda.so.1, as far as `crn_fast.trt.driver` calls it through ctypes."""
+    """libcuda.so.1, as far as `crn_fast.cuda` calls it through ctypes."""
 
     def begin(stream: Any, mode: int) -> int:
         assert mode == 2
@@ -267,7 +302,91 @@ def library(machine: Machine) -> Any:
         value._obj.value = machine.capability[{75: 0, 76: 1}[number]]
         return 0
 
+    def load_data(module: Any, image: Any) -> int:
+        machine.log.append("load")
+        module._obj.value = 0x6000 + len(machine.functions)
+        machine.functions[module._obj.value] = (image.value, "")
+        return 0
+
+    def get_function(function: Any, module: Any, name: Any) -> int:
+        function._obj.value = module.value
+        machine.functions[module.value] = (machine.functions[module.value][0], name.value.decode())
+        return 0
+
+    def launch_kernel(function: Any, *rest: Any) -> int:
+        sizes, stream, parameters, extra = rest[:7], *rest[7:]
+        assert extra is None
+        assert all(isinstance(size, ctypes.c_uint) for size in sizes)
+        cubin, name = machine.functions[function.value]
+        machine.log.append("kernel")
+        assert machine.play is not None
+        numbers = tuple(size.value for size in sizes)
+        assert numbers[4:6] == (1, 1)
+        work = machine.play(cubin, name, (*numbers[:4], numbers[6]), list(parameters))
+        machine.stream(stream.value).put(work)
+        return 0
+
+    def encode(made: Any, dtype: Any, rank: Any, address: Any, *rest: Any) -> int:
+        shape, strides, box, steps, interleave, swizzle, promotion, fill = rest
+        assert made.value % 64 == address.value % 16 == 0
+        assert set(steps) == {1} and (interleave.value, fill.value) == (0, 0)
+        assert promotion.value == 2 and len(shape) == rank.value
+        assert all(0 < size <= 256 for size in box)
+        assert all(stride % 16 == 0 and stride > 0 for stride in strides[: rank.value - 1])
+        found = TensorMap(
+            address.value,
+            dtype.value,
+            tuple(shape)[::-1],
+            tuple(strides)[: rank.value - 1][::-1],
+            tuple(box)[::-1],
+            swizzle.value,
+        )
+        blob = (b"map %d" % len(machine.maps)).ljust(127, b".") + b"!"
+        machine.maps[blob] = found
+        ctypes.memmove(made.value, blob, 128)
+        return 0
+
+    def memory_info(free: Any, total: Any) -> int:
+        free._obj.value, total._obj.value = machine.free, machine.capacity
+        return 0
+
+    def write(address: Any, source: Any, size: Any) -> int:
+        values = np.frombuffer(ctypes.string_at(source, size.value), np.uint8)
+        machine.at(address.value)[: size.value] = values
+        return 0
+
+    def copy(target: Any, source: Any, size: Any, stream: Any) -> int:
+        def work() -> None:
+            machine.at(target.value)[: size.value] = machine.at(source.value)[: size.value]
+
+        machine.stream(stream.value).put(work)
+        return 0
+
+    def clear(address: Any, value: Any, count: Any, stream: Any) -> int:
+        assert value.value == 0 < count.value
+        zeros = np.zeros(count.value, np.uint8)
+        there = machine.at(address.value)[: zeros.size]
+        machine.stream(stream.value).put(lambda: there.__setitem__(slice(None), zeros))
+        return 0
+
+    def version(found: Any) -> int:
+        found._obj.value = 13020
+        return 0
+
     return SimpleNamespace(
+        cuModuleLoadData=load_data,
+        cuModuleGetFunction=get_function,
+        cuFuncSetCacheConfig=lambda function, config: 0,
+        cuFuncSetAttribute=lambda function, attribute, value: 0,
+        cuLaunchKernel=launch_kernel,
+        cuTensorMapEncodeTiled=encode,
+        cuDriverGetVersion=version,
+        cuMemGetInfo_v2=memory_info,
+        cuMemcpyHtoD_v2=write,
+        cuMemcpyDtoDAsync_v2=copy,
+        cuMemsetD8Async=clear,
+        cuCtxSynchronize=lambda: machine.log.append("synchronize"),
+        cuStreamSynchronize=lambda stream: machine.log.append(f"wait for {stream.value}"),
         cuInit=lambda flags: 0,
         cuDeviceGet=lambda device, number: int(number > 0),
         cuDeviceGetAttribute=attribute,
@@ -283,7 +402,7 @@ MODULES = {"pycuda.driver": pycuda, "cuda.core": cuda_core}
 
 
 def install(monkeypatch: pytest.MonkeyPatch, machine: Machine, package: str) -> None:
-    """Let `crn_fast.trt.driver` find this driver, through one of the two packages."""
+    """Let `crn_fast.cuda` find this driver, through one of the two packages."""
     made = MODULES[package](machine)
 
     def find(name: str) -> ModuleType:
@@ -296,7 +415,8 @@ def install(monkeypatch: pytest.MonkeyPatch, machine: Machine, package: str) -> 
         return library(machine)
 
     monkeypatch.setattr(driver, "import_module", find)
-    monkeypatch.setattr(driver, "ctypes", SimpleNamespace(**vars(ctypes) | {"CDLL": load}))
+    for module in (driver, cuda_library):
+        monkeypatch.setattr(module, "ctypes", SimpleNamespace(**vars(ctypes) | {"CDLL": load}))
 
 
 def pictures_of(labels: np.ndarray, images: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,12 +16,14 @@ import numpy as np
 import torch
 
 import tiny
-from crn_fast import backends, cascade, container
+from crn_fast import backends, cascade, fp8
 from crn_fast.backends import fused
 from crn_fast.checkpoint import Checkpoint
+from crn_fast.cuda import driver
 from crn_fast.engine import Engine, build_engine
 from crn_fast.errors import BadInput, Mismatch, ResourceError, Unavailable, UsageError
-from crn_fast.fused import frame, packed
+from crn_fast.fused import frame, just_in_time, packed
+from crn_fast.fused.just_in_time import FusedRenderer
 from crn_fast.fused.ops import Choices, FusedOps
 from crn_fast.kernels.gpu.queue import Queue
 from crn_fast.kernels.gpu.tuning import Shape
@@ -35,10 +38,10 @@ NEEDS_GPU = pytest.mark.skipif(DEVICE == "cpu", reason="wrong in Triton's interp
 
 def renderer(
     made: Checkpoint, precision: str = "fp32", arch: int = 90, form: str = ""
-) -> fused.FusedRenderer:
+) -> FusedRenderer:
     """On this machine's device, as if it were of `arch`; `form`: of refine, by the table."""
     choices = Choices(made.spec, arch, precision, {})
-    weights = fused.pack(made.spec, made.tensors, precision)
+    weights = fused.prepare(made.spec, made.tensors, precision)
     where = torch.device(DEVICE, 0) if DEVICE == "cuda" else torch.device(DEVICE)
     if form:
         table = {}
@@ -55,7 +58,7 @@ def renderer(
             outputs = 128 if form == "fold" else 32
             table[shape.key] = dataclasses.replace(TILE, form=form, outputs=outputs)
         choices = Choices(made.spec, arch, precision, table)
-    return fused.FusedRenderer(choices, weights, where, DEVICE)
+    return FusedRenderer(choices, weights, where, DEVICE)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +78,7 @@ def test_is_the_network_of_the_oracle(
     upsampling: str, precision: str, arch: int, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if precision == "fp8":
-        monkeypatch.setenv(packed.FP8_VARIABLE, "1,2")
+        monkeypatch.setenv(fp8.VARIABLE, "1,2")
     made = tiny.calm_checkpoint(dataclasses.replace(SPEC, upsampling=upsampling))
     labels = tiny.labels_array(2, made.spec)
     render = renderer(made, precision, arch, form)
@@ -118,21 +121,18 @@ def test_few_batch_sizes_are_kept() -> None:
     for n in (1, 2, 3, 1):
         labels = tiny.labels_array(n, made.spec)
         assert np.abs(render(labels) - tiny.oracle(made, labels).clip(0, 255)).max() < 0.52
-        assert len(render._frames) <= fused.FRAMES
+        assert len(render._frames) <= just_in_time.FRAMES
 
 
-def test_engine_files_hold_what_pack_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_precision_is_read_from_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     made = tiny.calm_checkpoint(SPEC)
+    monkeypatch.setenv(fp8.VARIABLE, "2")
     for precision in fused.PRECISIONS:
-        monkeypatch.setenv(packed.FP8_VARIABLE, "2")
-        path = tmp_path / f"{precision}.crn"
-        manifest = build_engine(made, path, backend="fused", precision=precision)
-        assert (manifest.backend, manifest.precision) == ("fused", precision)
-        tensors, _ = container.read(path)
-        fused.check(str(path), SPEC, tensors)
+        tensors = fused.prepare(SPEC, made.tensors, precision)
+        packed.check("net", SPEC, tensors)
         assert packed.precision_of(tensors, "auto") in (precision, "fp32")
     with pytest.raises(Mismatch, match=r"packed in fp8, not bf16: .*--precision bf16"):
-        packed.precision_of(fused.pack(SPEC, made.tensors, "fp8"), "bf16")
+        packed.precision_of(fused.prepare(SPEC, made.tensors, "fp8"), "bf16")
 
 
 @pytest.mark.parametrize(
@@ -149,20 +149,20 @@ def test_engine_files_hold_what_pack_gives(tmp_path: Path, monkeypatch: pytest.M
     ],
 )
 def test_other_tensors_are_refused(name: str, change: np.ndarray | None, message: str) -> None:
-    tensors = fused.pack(SPEC, tiny.calm_checkpoint(SPEC).tensors, "auto")
+    tensors = fused.prepare(SPEC, tiny.calm_checkpoint(SPEC).tensors, "auto")
     if change is None:
         del tensors[name]
     else:
         tensors[name] = change
-    with pytest.raises(BadInput, match=f"net.crn: .*{message}"):
-        fused.check("net.crn", SPEC, tensors)
+    with pytest.raises(BadInput, match=rf"net.crn: .*{message}"):
+        packed.check("net.crn", SPEC, tensors)
 
 
 @pytest.mark.parametrize("precision", fused.PRECISIONS)
 def test_packed_values_survive_the_file(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(packed.FP8_VARIABLE, "1")
+    monkeypatch.setenv(fp8.VARIABLE, "1")
     made = tiny.calm_checkpoint(SPEC)
-    tensors = fused.pack(SPEC, made.tensors, precision)
+    tensors = fused.prepare(SPEC, made.tensors, precision)
     weights = packed.unpack(SPEC, tensors, torch.device("cpu"))
     conv = weights.stages[1].conv2
     found = conv.weight.double().view(3, 3, 16, 16).permute(2, 3, 0, 1)[:6, :6]
@@ -177,20 +177,20 @@ def test_packed_values_survive_the_file(precision: str, monkeypatch: pytest.Monk
             tensors[name][0, 0, 0, i] = bits  # an infinity, in the end
     if precision == "bf16":
         with pytest.raises(BadInput, match="no finite numbers"):
-            fused.check("net.crn", SPEC, tensors)
+            packed.check("net.crn", SPEC, tensors)
 
 
 def test_what_it_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     made = tiny.calm_checkpoint(SPEC)
     with pytest.raises(UsageError, match="precision is 'int8'; expected fp16, bf16"):
-        fused.pack(SPEC, made.tensors, "int8")
+        fused.prepare(SPEC, made.tensors, "int8")
     huge = {**made.tensors, "stages.1.conv2.weight": np.full((6, 6, 3, 3), 1e6, np.float32)}
     with pytest.raises(BadInput, match=r"stages.1.conv2.weight holds .* take --precision bf16"):
-        fused.pack(SPEC, huge, "fp16")
-    monkeypatch.setenv(packed.FP8_VARIABLE, "1,7")
+        fused.prepare(SPEC, huge, "fp16")
+    monkeypatch.setenv(fp8.VARIABLE, "1,7")
     with pytest.raises(UsageError, match="names stage '7'; expected indices from 0 to 2"):
-        fused.pack(SPEC, made.tensors, "fp8")
-    weights = fused.pack(SPEC, made.tensors, "fp16")
+        fused.prepare(SPEC, made.tensors, "fp8")
+    weights = fused.prepare(SPEC, made.tensors, "fp16")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
@@ -204,12 +204,19 @@ def test_what_it_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_without_a_gpu_it_builds_but_does_not_open(tmp_path: Path) -> None:
+def test_without_a_gpu_checkpoints_do_not_open(tmp_path: Path) -> None:
     assert "no NVIDIA GPU" in str(fused.available())
     assert fused.available_to_build() is None
-    build_engine(tiny.calm_checkpoint(SPEC), tmp_path / "net.crn", backend="fused")
+    path = tiny.save_checkpoint(tmp_path / "net.safetensors", SPEC)
     with pytest.raises(Unavailable, match="fused: torch finds no NVIDIA GPU"):
-        Engine.open(tmp_path / "net.crn")
+        Engine.open(path, backend="fused")
+
+
+def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "why_no_torch", lambda: "torch cannot be imported")
+    assert "torch cannot be imported; an engine file, built elsewhere" in str(fused.available())
+    if not torch.cuda.is_available():
+        assert "there is no NVIDIA driver here" in str(fused.available_to_open())
 
 
 def test_is_chosen_by_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,6 +237,45 @@ def test_out_of_memory_is_a_resource_error(monkeypatch: pytest.MonkeyPatch) -> N
         render(tiny.labels_array(1, render.choices.spec))
 
 
+def test_what_does_not_fit_is_rendered_in_smaller_batches_then_lean(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = tiny.calm_checkpoint(CascadeSpec(widths=(4, 4), base=(1, 2), classes=12))
+    render, labels = renderer(made), tiny.labels_array(3, made.spec)
+    whole, right = render(labels), frame.Frame.__init__
+    made_for: list[tuple[int, bool]] = []
+
+    def limited(self: frame.Frame, choices: Choices, weights: object, n: int, *rest: Any) -> None:
+        made_for.append((n, choices.lean))
+        if n > 1 or not choices.lean:
+            raise ResourceError(f"{n} layouts need 9 MB")
+        right(self, choices, weights, n, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(frame.Frame, "__init__", limited)
+    render._frames.clear()
+    np.testing.assert_array_equal(render(labels), whole)
+    assert made_for == [(3, False), (1, False), (1, True)] and "lean" in render.device
+    monkeypatch.setattr(frame.Frame, "__init__", lambda *_: limited(*_[:3], 2))  # type: ignore
+    render._frames.clear()
+    with pytest.raises(ResourceError, match="2 layouts need 9 MB"):
+        render(labels)
+
+
+def test_ids_born_on_the_device_are_checked_there() -> None:
+    made = tiny.calm_checkpoint(CascadeSpec(widths=(4, 4), base=(1, 2), classes=12))
+    render, labels = renderer(made), torch.from_numpy(tiny.labels_array(2, made.spec)).to(DEVICE)
+    whole = render.render_device(labels)
+    np.testing.assert_array_equal(whole, render(labels.cpu().numpy()))
+    for strange in (12, 255):
+        wrong = labels.clone()
+        wrong[1, -1, -1] = strange
+        with pytest.raises(BadInput, match=r"came from the GPU hold ids outside .* set's 12"):
+            render.render_device(wrong)
+    np.testing.assert_array_equal(render.render_device(labels), whole)
+    with pytest.raises(BadInput, match=r"are torch.int64 \(2, 2, 4\); expected uint8"):
+        render.render_device(labels.long())
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", fused.PRECISIONS)
 def test_close_to_eager_on_a_gpu(precision: str, tmp_path: Path) -> None:
@@ -242,6 +288,25 @@ def test_close_to_eager_on_a_gpu(precision: str, tmp_path: Path) -> None:
     assert expected.std() > 10
     assert np.abs(found - expected).mean() < {"fp8": 8, "bf16": 2}.get(precision, 0.3)
     np.testing.assert_array_equal(engine.render(labels), found)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("package", list(driver.IMPLEMENTATIONS))
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_an_engine_file_is_the_checkpoint_on_a_gpu(
+    package: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(package)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    only = {package: driver.IMPLEMENTATIONS[package]}
+    monkeypatch.setattr(driver, "IMPLEMENTATIONS", only)
+    spec = CascadeSpec(widths=(192, 160, 128, 64, 32), base=(4, 8), classes=12, images=3)
+    path = tiny.save_checkpoint(tmp_path / "net.safetensors", spec)
+    out, labels = tmp_path / "net.crn", tiny.labels_array(5, spec)
+    build_engine(path, out, backend="fused", precision=precision, options={"batch": (1, 2)})
+    found = Engine.open(out).render(labels)
+    expected = Engine.open(path, backend="fused", precision=precision).render(labels)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_table_serves_one_run() -> None:

@@ -67,6 +67,14 @@ class Backend(Protocol):
     def available_to_build(self) -> str | None:
         """None when `pack` can work here, whether or not the result can run here."""
 
+    def available_to_open(self) -> str | None:
+        """As `available`, for engine files, which may need less than checkpoints."""
+
+    def prepare(
+        self, spec: CascadeSpec, tensors: Mapping[str, np.ndarray], precision: str
+    ) -> dict[str, np.ndarray]:
+        """What `load` takes for a checkpoint that is opened without an engine file."""
+
     def pack(
         self,
         spec: CascadeSpec,
@@ -109,13 +117,16 @@ def get(name: str) -> Backend:
     return cast(Backend, import_module(f"crn_fast.backends.{name}"))
 
 
-def choose(name: str = "auto", *, building: bool = False) -> tuple[str, Backend, list[str]]:
+def choose(
+    name: str = "auto", *, building: bool = False, opening: bool = False
+) -> tuple[str, Backend, list[str]]:
     """The backend asked for or, with 'auto', the best that can run here.
 
     Args:
         name: a backend's name, or 'auto'.
         building: it need only build engines here, which is decided for one asked for by name; what
             'auto' builds can run here, too.
+        opening: an engine file is there; `name` is its backend's.
 
     Returns:
         its name, the backend, and for 'auto' why better ones were passed over.
@@ -131,7 +142,10 @@ def choose(name: str = "auto", *, building: bool = False) -> tuple[str, Backend,
             continue
         backend = get(candidate)
         build_only = building and name != "auto"
-        reason = backend.available_to_build() if build_only else backend.available()
+        if opening:
+            reason = backend.available_to_open()
+        else:
+            reason = backend.available_to_build() if build_only else backend.available()
         if reason is None:
             return candidate, backend, passed
         passed.append(f"{candidate}: {reason}")

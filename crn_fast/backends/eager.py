@@ -38,11 +38,19 @@ def available() -> str | None:
 available_to_build = available
 
 
+def available_to_open() -> str | None:
+    """As `available`."""
+    return available()
+
+
 def pack(
     spec: CascadeSpec, tensors: Mapping[str, np.ndarray], precision: str
 ) -> dict[str, np.ndarray]:
     """The tensors as they are: this backend casts when it loads them."""
     return dict(tensors)
+
+
+prepare = pack
 
 
 def check(source: str, spec: CascadeSpec, packed: Mapping[str, np.ndarray]) -> None:

@@ -48,6 +48,11 @@ def available() -> str | None:
 available_to_build = available
 
 
+def available_to_open() -> str | None:
+    """As `available`."""
+    return available()
+
+
 def pack(
     spec: CascadeSpec,
     tensors: Mapping[str, np.ndarray],
@@ -80,6 +85,9 @@ def pack(
     head = pack_head(packed["head.weight"], packed["head.bias"])
     packed["head.weight"], packed["head.bias"] = head
     return packed
+
+
+prepare = pack
 
 
 def _convolutions(spec: CascadeSpec) -> Iterator[tuple[str, Shape]]:

@@ -54,14 +54,14 @@ def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that decide what a network is compiled for."""
     precision = click.option(
         "--precision",
-        type=click.Choice(["auto", "fp32", "tf32", "bf16", "fp16"]),
+        type=click.Choice(["auto", "fp32", "tf32", "bf16", "fp16", "fp8"]),
         default="auto",
         show_default=True,
         help="Number format of the convolutions; auto: fp16 on a GPU, fp32 on a CPU.",
     )
     backend = click.option(
         "--backend",
-        type=click.Choice(["auto", "native", "eager", "trt"]),
+        type=click.Choice(["auto", "native", "eager", "trt", "fused"]),
         default="auto",
         show_default=True,
         help="What runs the network.",

@@ -13,29 +13,24 @@ Under the names of `CascadeSpec.tensors`:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
+from crn_fast import fp8
 from crn_fast.cascade import CascadeWeights, HeadWeights, StageWeights
-from crn_fast.errors import BadInput, Mismatch, UsageError
+from crn_fast.errors import BadInput, Mismatch
 from crn_fast.kernels.gpu import packing
 from crn_fast.kernels.gpu.operands import Convolution, Head, padded
-from crn_fast.spec import CascadeSpec, StageSpec
+from crn_fast.spec import CascadeSpec
 
-FP8_VARIABLE = "CRN_FAST_FP8_STAGES"
-"""Environment variable: the stages that `fp8` packs as fp8, by index, as in '4,5,6'."""
 FP8 = torch.float8_e4m3fn
 FLOAT: np.dtype[Any] = np.dtype(np.float32)
 HALF: np.dtype[Any] = np.dtype(np.float16)
 BITS: np.dtype[Any] = np.dtype(np.uint8)
 DTYPES = {FLOAT: torch.float32, HALF: torch.float16, BITS: torch.uint8}
-FP8_CHANNELS = 128
-FP8_PIXELS = 64 * 128
-"""Without the variable: stages with that many channels, and of that size, nearly all the work."""
 TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32}
 TYPES |= {"fp32": torch.float32, "fp8": torch.float16}
 """Precision -> type of maps, and of weights that are not fp8."""
@@ -50,7 +45,7 @@ def pack(
         BadInput: a weight is beyond the range of the precision.
         UsageError: $CRN_FAST_FP8_STAGES names a stage that is not there.
     """
-    narrow = _fp8_stages(spec) if precision == "fp8" else set()
+    narrow = fp8.stages(spec) if precision == "fp8" else set()
     packed: dict[str, np.ndarray] = {}
     for stage in spec.stages:
         for conv, features in (("conv1", stage.features), ("conv2", stage.channels)):
@@ -84,23 +79,6 @@ def _store(name: str, tensor: torch.Tensor) -> np.ndarray:
         tensor = tensor.view(torch.uint8)
     array: np.ndarray = tensor.numpy()
     return array
-
-
-def _fp8_stages(spec: CascadeSpec) -> set[int]:
-    def pays(stage: StageSpec) -> bool:
-        channels = min(stage.features, stage.channels)
-        return channels >= FP8_CHANNELS and stage.height * stage.width >= FP8_PIXELS
-
-    asked = os.environ.get(FP8_VARIABLE)
-    if asked is None:
-        return {stage.index for stage in spec.stages if pays(stage)}
-    known = {str(stage.index) for stage in spec.stages}
-    if wrong := sorted({part.strip() for part in asked.split(",") if part.strip()} - known):
-        raise UsageError(
-            f"{FP8_VARIABLE} names stage {wrong[0]!r}; expected indices from 0 to "
-            f"{len(spec.stages) - 1}, as in '4,5,6'"
-        )
-    return {int(part) for part in asked.split(",") if part.strip()}
 
 
 def check(source: str, spec: CascadeSpec, packed: Mapping[str, np.ndarray]) -> None:
@@ -162,7 +140,7 @@ def _expected(
 def blank(spec: CascadeSpec, precision: str) -> CascadeWeights:
     """Weights without values, on the device `meta`: enough to plan and to compile."""
     plain = {"bf16": BITS, "fp32": FLOAT, "tf32": FLOAT}.get(precision, HALF)
-    narrow = set(map(str, _fp8_stages(spec))) if precision == "fp8" else set()
+    narrow = set(map(str, fp8.stages(spec))) if precision == "fp8" else set()
     expected = _expected(spec, plain, narrow)
     arrays = {
         name: np.broadcast_to(np.zeros((), dtype), shape)
@@ -217,8 +195,7 @@ def unpack(
         channel_scale, quantum = None, 1.0
         if f"{stem}.channel_scale" in packed:
             assert before is not None
-            norm = (torch.from_numpy(packed[f"{before}.{name}"]) for name in ("gamma", "beta"))
-            quantum = packing.quantum(*norm)
+            quantum = fp8.quantum(packed[f"{before}.gamma"], packed[f"{before}.beta"])
             channel_scale = place(f"{stem}.channel_scale") / quantum
         return Convolution(
             weight,

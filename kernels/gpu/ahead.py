@@ -9,41 +9,43 @@ from __future__ import annotations
 import re
 import subprocess
 from dataclasses import dataclass
+from inspect import signature as signature_of
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
+from crn_fast.kernels.gpu.descriptors import TYPES, described
 from crn_fast.kernels.gpu.queue import Box, Launch
 
-TYPES = {
-    torch.uint8: "u8",
-    torch.float8_e4m3fn: "fp8e4nv",
-    torch.float16: "fp16",
-    torch.bfloat16: "bf16",
-    torch.float32: "fp32",
-}
 ALIGNED = [["tt.divisibility", 16]]
+WAVES = {"gfx942": 64, "gfx1100": 32}
+"""AMD architectures that launches are compiled for, and the threads of a wave."""
 
 
-def compile_launch(launch: Launch, arch: int) -> Any:
-    """What Triton makes of a launch for sm_`arch`: `.asm` has ptx and cubin, `.metadata` the rest.
+def compile_launch(launch: Launch, arch: int | str) -> Any:
+    """What Triton makes of a launch for sm_`arch`, or for one of WAVES.
+
+    `.asm` has ptx and cubin, or amdgcn and hsaco; `.metadata` the rest.
 
     Raises:
         RuntimeError or another error of Triton's: the kernel does not compile.
     """
     import triton
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+
+    if launch.kernel.is_gluon():
+        from triton.experimental.gluon._runtime import GluonASTSource as Source
+    else:
+        from triton.compiler import ASTSource as Source
 
     signature, constants, attributes = describe(launch)
-    source = ASTSource(
-        fn=launch.kernel, signature=signature, constexprs=constants, attrs=attributes
-    )
+    source = Source(fn=launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
+    target = GPUTarget("hip", arch, WAVES[arch]) if isinstance(arch, str) else None
     return triton.compile(
         source,
-        target=GPUTarget("cuda", arch, 32),
+        target=target or GPUTarget("cuda", arch, 32),
         options={"num_warps": launch.warps, "num_stages": launch.stages},
     )
 
@@ -53,7 +55,8 @@ def describe(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tuple
 
     As Triton's own launcher would see them: a tensor from the queue is aligned to 16 bytes.
     """
-    constexprs = {parameter.name for parameter in launch.kernel.params if parameter.is_constexpr}
+    parameters = signature_of(launch.kernel.fn).parameters.values()
+    constexprs = {p.name for p in parameters if "constexpr" in str(p.annotation)}
     signature: dict[str, str] = {}
     constants: dict[str, Any] = {}
     attributes: dict[tuple[int, ...], Any] = {}
@@ -62,8 +65,7 @@ def describe(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tuple
         if name in constexprs or value is None:
             signature[name], constants[name] = "constexpr", value
         elif isinstance(value, Box):
-            shape = ", ".join(map(str, value.shape))
-            signature[name] = f"tensordesc<{TYPES[value.tensor.dtype]}[{shape}]>"
+            signature[name] = described(value, launch.kernel)
         elif isinstance(value, torch.Tensor):
             signature[name], attributes[(i,)] = f"*{TYPES[value.dtype]}", ALIGNED
         elif isinstance(value, float):
@@ -77,7 +79,7 @@ def describe(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tuple
 
 @dataclass(frozen=True)
 class Machine:
-    """What a cubin needs and does."""
+    """What machine code needs and does."""
 
     registers: int
     """Of one thread."""
@@ -86,12 +88,20 @@ class Machine:
     shared: int
     """Bytes of shared memory of one program."""
     instructions: frozenset[str]
-    """SASS opcodes without their suffixes: HGMMA, QGMMA, UTMALDG, HMMA, LDGSTS, ..."""
+    """Opcodes without their suffixes: HGMMA, QGMMA, UTMALDG, HMMA, LDGSTS, ...; v_mfma, v_wmma"""
 
 
 def inspect(compiled: Any) -> Machine:
-    """Read a compiled kernel's cubin with the tools that Triton brings."""
+    """Read a compiled kernel's cubin with the tools that Triton brings, or AMD's assembly."""
     import triton
+
+    shared = int(compiled.metadata.shared)
+    if "amdgcn" in compiled.asm:
+        text = compiled.asm["amdgcn"]
+        counts = re.findall(r"^\s+\.(?:private_segment_fixed_size|vgpr_count):\s+(\d+)", text, re.M)
+        stack, registers = map(int, counts)  # keys are in the order of the alphabet
+        opcodes = re.findall(r"^\s+([a-z]+_[a-z0-9]+)", text, re.M)
+        return Machine(registers, stack, shared, frozenset(opcodes))
 
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     with TemporaryDirectory() as folder:
@@ -102,7 +112,7 @@ def inspect(compiled: Any) -> Machine:
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     assert found is not None, usage
     opcodes = re.findall(r"^\s+(?:/\*\w+\*/\s+)?(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)", sass, re.M)
-    return Machine(int(found[1]), int(found[2]), int(compiled.metadata.shared), frozenset(opcodes))
+    return Machine(int(found[1]), int(found[2]), shared, frozenset(opcodes))
 
 
 def _run(*command: Any) -> str:

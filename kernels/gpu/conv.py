@@ -76,7 +76,13 @@ def activated(
     raw = empty_raw(queue, n, height, width, weights)
     if tile.splits == 1:
         partials = queue.take((n, tiles_of(tile, height, width, raw.shape[-1]), 3), torch.float32)
-        launch_convolve(queue, x, layout, weights, tile, raw, partials, size, False, tf32)
+        if tile.specialised:
+            # Imported here, as Gluon's names change with Triton's versions.
+            from crn_fast.kernels.gpu.convolve_specialised import launch_specialised
+
+            launch_specialised(queue, x, layout, weights, tile, raw, partials, size, LAYOUT_DEPTH)
+        else:
+            launch_convolve(queue, x, layout, weights, tile, raw, partials, size, False, tf32)
     else:
         parts = queue.take((tile.splits, *raw.shape), torch.float32)
         launch_convolve(queue, x, layout, weights, tile, parts, None, size, False, tf32)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from crn_fast.kernels.gpu.tile import add_layout, store_statistics
+from crn_fast.kernels.gpu.tile import add_layout, box_corner, depth_step, store_statistics
 
 
 @triton.jit
@@ -56,9 +56,7 @@ def convolve(
     box = tl.program_id(1)
     sample = tl.program_id(2) // SPLITS
     split = tl.program_id(2) % SPLITS
-    across = tl.cdiv(width, WIDE)
-    top = box // across * ROWS
-    left = box % across * WIDE
+    top, left = box_corner(box, width, ROWS, WIDE)
     m = tl.arange(0, ROWS * WIDE)
     y = top + m // WIDE
     column = left + m % WIDE
@@ -72,8 +70,7 @@ def convolve(
             x += sample.to(tl.int64) * tall * long * INPUTS
         for step in range((9 * STEPS + SPLITS - 1) // SPLITS):
             i = split * ((9 * STEPS + SPLITS - 1) // SPLITS) + step
-            tap = i // STEPS  # 9 past the end, where a descriptor gives zeros
-            first = (i % STEPS) * BK
+            tap, first = depth_step(i, STEPS, BK)  # tap 9 past the end: descriptors give zeros
             if TMA:
                 corner = [sample, top + tap // 3 - 1 + RING, left + tap % 3 - 1 + RING, first]
                 a = x.load(corner).reshape(ROWS * WIDE, BK)

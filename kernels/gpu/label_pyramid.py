@@ -4,6 +4,9 @@ A block of 16x16 ids becomes its share of each class at 8x8, 4x4, 2x2 and 1x1 wi
 registers. Four levels are exact in half precision (multiples of 1/256); above them sums are kept in
 float32 and rounded once a launch.
 
+`check_ids` stands before it: ids that no host has checked raise a flag where they are unknown. No
+kernel uses an id as an index but that one, into a table of 256 entries.
+
 Compiled for sm_80 to sm_120, never run on a GPU.
 """
 
@@ -58,6 +61,49 @@ def halve(
         at = (start + y * fine_width + x)[:, :, None] * CLASSES + classes[None, None, :]
         tl.store(pyramid + at, share.to(pyramid.dtype.element_ty), mask=known)
         pyramid += samples.to(tl.int64) * fine_height * fine_width * CLASSES
+
+
+@triton.jit
+def find_strange(
+    labels,  # ids [N, pixels]
+    known,  # uint8 [256]: 1 for an id of the label set
+    flag,  # int32 [1]: becomes 1 where an id is not known, and is left alone otherwise
+    pixels,
+    BLOCK: tl.constexpr,
+):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    labels += tl.program_id(1).to(tl.int64) * pixels
+    ids = tl.load(labels + i, mask=i < pixels, other=0).to(tl.int32)
+    strange = (tl.load(known + ids) == 0) & (i < pixels)
+    # All that write, write the same: the result does not depend on their order.
+    tl.store(flag, 1, mask=tl.max(strange.to(tl.int32), 0) > 0)
+
+
+def check_ids(queue: Queue, labels: Tensor, known: Tensor, flag: Tensor) -> None:
+    """Raise a flag where labels hold ids outside of the label set.
+
+    Args:
+        queue: what launches.
+        labels: uint8 [N, H, W].
+        known: uint8 [256], 1 for every id of the label set.
+        flag: int32 [1], 0 before; 1 after if an id is unknown.
+    """
+    n, height, width = labels.shape
+    pixels, block = height * width, 4096
+    queue.launch(
+        find_strange,
+        (triton.cdiv(pixels, block), n, 1),
+        labels=labels,
+        known=known,
+        flag=flag,
+        pixels=pixels,
+        BLOCK=block,
+    )
+
+
+def known_ids(classes: int) -> Tensor:
+    """The table for `check_ids`: ids from 0 to `classes` - 1 are known."""
+    return (torch.arange(256) < classes).to(torch.uint8)
 
 
 def label_pyramid(

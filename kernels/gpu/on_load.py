@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from crn_fast.kernels.gpu.tile import add_layout, load_upsampled, store_statistics
+from crn_fast.kernels.gpu.tile import add_layout, box_corner, load_upsampled, store_statistics
 
 
 @triton.jit
@@ -55,9 +55,9 @@ def convolve_on_load(
         column = tl.where(i < 2 * width, i % width, side % 2 * (width - 1))
         inside = i < 2 * width + 2 * (height - 2)
     else:
-        across = tl.cdiv(width, WIDE)
-        y = box // across * ROWS + m // WIDE
-        column = box % across * WIDE + m % WIDE
+        top, left = box_corner(box, width, ROWS, WIDE)
+        y = top + m // WIDE
+        column = left + m % WIDE
         inside = (y < height) & (column < width)
     columns = column_tile * BN + tl.arange(0, BN)
     acc = tl.zeros((ROWS * WIDE, BN), tl.float32)

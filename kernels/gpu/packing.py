@@ -13,9 +13,6 @@ from torch import Tensor
 from crn_fast.kernels.gpu.operands import Folded, padded
 
 E4M3_MAX = 448.0
-HEADROOM = 16.0
-"""Standard deviations of normed features that fp8 can hold. Its precision is the same over 14
-powers of two, so room costs nothing but the smallest values."""
 
 
 def by_taps(weight: Tensor) -> Tensor:
@@ -35,15 +32,6 @@ def quantise(taps: Tensor) -> tuple[Tensor, Tensor]:
     largest = taps.abs().amax((0, 2))
     worth = torch.where(largest > 0, largest / E4M3_MAX, 1.0)
     return (taps / worth[:, None]).to(torch.float8_e4m3fn), worth
-
-
-def quantum(gamma: Tensor, beta: Tensor) -> float:
-    """What features with this layer norm are multiplied by before they become fp8.
-
-    A power of two: normed values have variance 1 over the whole map, so no measurement is needed.
-    """
-    largest = float(gamma.abs().max()) * HEADROOM + float(beta.abs().max())
-    return float(2.0 ** torch.tensor(E4M3_MAX / max(largest, 1e-12)).log2().floor().item())
 
 
 def fold(weight: Tensor, layout: Tensor) -> Folded:

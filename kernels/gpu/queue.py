@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from crn_fast.kernels.gpu.descriptors import descriptor
+
 PIECE = 256
 """Alignment of every tensor, in bytes; TMA wants 16 at least."""
 
@@ -27,7 +29,7 @@ class Box(NamedTuple):
 
 class Launch(NamedTuple):
     kernel: Any
-    """a `triton.jit` function"""
+    """a `triton.jit` or `gluon.jit` function"""
     grid: tuple[int, int, int]
     arguments: Mapping[str, Any]
     """by name: tensors, boxes, numbers, and the values of constants"""
@@ -122,16 +124,12 @@ class Queue:
         num_stages: int = 3,
         **arguments: Any,
     ) -> None:
-        """Launch a `triton.jit` function; a `Box` becomes a descriptor."""
+        """Launch a `triton.jit` or `gluon.jit` function; a `Box` becomes a descriptor."""
         if self.device.type == "meta":
             self.launches.append(Launch(kernel, grid, arguments, num_warps, num_stages))
             return
-        from triton.tools.tensor_descriptor import TensorDescriptor
-
         live = {
-            name: TensorDescriptor.from_tensor(value.tensor, list(value.shape))
-            if isinstance(value, Box)
-            else value
+            name: descriptor(value, kernel) if isinstance(value, Box) else value
             for name, value in arguments.items()
         }
         kernel[grid](**live, num_warps=num_warps, num_stages=num_stages)

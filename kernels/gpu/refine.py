@@ -77,7 +77,13 @@ def _folded(
     small = (n, height // 2, width // 2)
     inner = tiles_of(tile, *small[1:], 4 * outputs)
     border = dataclasses.replace(
-        tile, form="on_load", rows=1, wide=64, outputs=min(tile.outputs, 64), depth=32, warps=4
+        tile,
+        form="on_load",
+        rows=1,
+        wide=64,
+        outputs=min(tile.outputs, 64),
+        depth=64 // weights.weight.element_size(),  # float32 spills at 32
+        warps=4,
     )
     boxes = triton.cdiv(2 * (height + width) - 4, border.wide)
     partials = queue.take(

@@ -1,4 +1,4 @@
-"""What the kernels share: bilinear sources, the pending norm, the layout's product, the epilogue.
+"""What the kernels share: places, bilinear sources, the pending norm, the layout, the epilogue.
 
 All maps are NHWC. Integers are never divided while negative: Triton rounds towards zero on a GPU
 and down in its interpreter.
@@ -11,6 +11,24 @@ import triton.language as tl
 
 SLOPE = tl.constexpr(0.2)
 NO_CLASS = tl.constexpr(255)
+
+
+@triton.jit
+def box_corner(
+    box,  # of a sample, row after row
+    width,  # of the map
+    ROWS: tl.constexpr,  # box of pixels
+    WIDE: tl.constexpr,
+):
+    """Row and column of a box's first pixel."""
+    across = (width + WIDE - 1) // WIDE
+    return box // across * ROWS, box % across * WIDE
+
+
+@triton.jit
+def depth_step(i, STEPS: tl.constexpr, DEPTH: tl.constexpr):
+    """Tap and first channel of product `i`, where a tap takes STEPS products of DEPTH channels."""
+    return i // STEPS, i % STEPS * DEPTH
 
 
 @triton.jit

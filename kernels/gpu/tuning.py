@@ -77,6 +77,8 @@ class Tile:
     """Programs that share one box's depth."""
     tma: bool = False
     """Boxes come through TMA descriptors."""
+    specialised: bool = False
+    """A warp of its own loads: `convolve_specialised`. The rule never says so, only tables do."""
 
     def __post_init__(self) -> None:
         sizes = (self.rows, self.wide, self.outputs, self.depth, self.warps)
@@ -90,6 +92,12 @@ class Tile:
             raise ValueError(f"tile {self}: splits and stages must be 1 or more")
         if self.splits > 1 and self.form != "apply":
             raise ValueError(f"tile {self}: only the form apply can be split")
+        if not self.specialised:
+            return
+        if self.form != "apply" or not self.tma or self.splits > 1:
+            raise ValueError(f"tile {self}: specialised means the form apply, TMA and no splits")
+        if self.warps % 4 or self.rows * self.wide % (16 * self.warps):
+            raise ValueError(f"tile {self}: specialised means four warps for each 64 pixels")
 
 
 def choose(shape: Shape, arch: int, table: Mapping[str, Tile] | None = None) -> Tile:
@@ -121,9 +129,10 @@ def choose(shape: Shape, arch: int, table: Mapping[str, Tile] | None = None) -> 
     # A third is left for the layout's boxes and for turning the result round.
     stages = max(2, min(4, SHARED_MEMORY[known] * 2 // 3 // stage))
     if known < 90 and shape.inputs <= depth:
-        stages = min(stages, 3)  # with a product a tap, four spill
+        stages = min(stages, 2 if wide_word else 3)  # with a product a tap, more spill
     if known == 120:
-        stages = 2  # with more, its assembler spills, as it stops at 128 registers
+        # With more, its assembler spills, as it stops at 128 registers.
+        stages = 2 if shape.inputs else 1
     wide = min(power_of_two(width), pixels)
     tiles = -(-height // (pixels // wide)) * -(-width // wide) * -(-columns // outputs)
     steps = 9 * -(-shape.inputs // depth)

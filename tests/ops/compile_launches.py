@@ -2,7 +2,11 @@
 
 A process of its own, as the tests' process may have Triton's interpreter switched on.
 
-    python compile_launches.py ARCH PRESET PRECISION UPSAMPLING all|largest|convolutions
+    python compile_launches.py ARCH PRESET PRECISION UPSAMPLING all|largest|convolutions|specialised
+
+ARCH is that of an NVIDIA GPU, such as 90, or an AMD one, such as gfx942, which gets the tiles of
+sm_80; gfx1100 with one stage, as it spills registers with more. The last word chooses all launches,
+the largest of each kernel, of those the convolutions, or convolutions with specialised tiles.
 """
 
 from __future__ import annotations
@@ -18,13 +22,28 @@ from crn_fast.fused import frame, packed
 from crn_fast.fused.ops import Choices
 from crn_fast.kernels.gpu import ahead
 from crn_fast.kernels.gpu.queue import Launch
+from crn_fast.kernels.gpu.tuning import Shape, Tile, choose
 from crn_fast.spec import PRESETS
 
 
-def launches(arch: int, preset: str, precision: str, upsampling: Any) -> list[Launch]:
+class Specialised(Choices):
+    """Specialised tiles wherever there can be some: with features, and not beside ids."""
+
+    def tile(self, stage: int, conv: str, weights: Any) -> tuple[Shape, Tile]:
+        shape, _ = super().tile(stage, conv, weights)
+        if not shape.inputs or (shape.classes and stage == len(self.spec.stages) - 1):
+            return shape, choose(dataclasses.replace(shape, upsampling="none"), self.arch)
+        outputs = min(256, 1 << (shape.outputs - 1).bit_length())
+        stages = 3 if outputs == 256 else 4
+        return shape, Tile(
+            "apply", 8, 16, outputs, depth=64, warps=8, stages=stages, tma=True, specialised=True
+        )
+
+
+def launches(arch: int, preset: str, precision: str, upsampling: Any, which: str) -> list[Launch]:
     """What one layout of a preset's network launches on sm_`arch`."""
     spec = dataclasses.replace(PRESETS[preset], upsampling=upsampling)
-    choices = Choices(spec, arch, precision, {})
+    choices = (Specialised if which == "specialised" else Choices)(spec, arch, precision, {})
     weights = choices.fold(packed.blank(spec, precision))
     return frame.rehearse(choices, weights, 1).launches
 
@@ -39,19 +58,21 @@ def distinct(found: list[Launch]) -> list[Launch]:
 
 
 def largest(found: list[Launch]) -> list[Launch]:
-    """Of each kernel the launch with the most work, and of convolutions the last one, with ids."""
-    chosen = {}
+    """Of each kernel the launch with the most work; of convolutions by what layout is beside."""
+    chosen: dict[Any, tuple[int, Launch]] = {}
     for launch in found:
         arguments = launch.arguments
-        last = "ids" if arguments.get("IDS") else ""
-        work = prod(launch.grid) * arguments.get("INPUTS", 1) * arguments.get("BN", 1)
-        key = (launch.kernel.__name__, last)
+        tiles = arguments["tiles"] if arguments.get("STAGES") else prod(launch.grid)
+        work = tiles * arguments.get("INPUTS", 1) * arguments.get("BN", 1)
+        beside = "layout" if arguments.get("STAGES") and arguments["CLASSES"] else ""
+        key = (launch.kernel.__name__, "ids" if arguments.get("IDS") else beside)
         if key not in chosen or work > chosen[key][0]:
             chosen[key] = (work, launch)
     return [launch for _, launch in chosen.values()]
 
 
-def row(launch: Launch, arch: int) -> dict[str, Any]:
+def row(launch: Launch, arch: int | str) -> dict[str, Any]:
+    launch = launch._replace(stages=1) if arch == "gfx1100" else launch
     compiled = ahead.compile_launch(launch, arch)
     machine = ahead.inspect(compiled)
     ints = {k: v for k, v in launch.arguments.items() if isinstance(v, (int, str))}
@@ -68,13 +89,15 @@ def row(launch: Launch, arch: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    arch, preset, precision, upsampling, which = sys.argv[1:]
-    found = distinct(launches(int(arch), preset, precision, upsampling))
+    name, preset, precision, upsampling, which = sys.argv[1:]
+    arch = int(name) if name.isdigit() else name
+    tiles_of = arch if isinstance(arch, int) else 80
+    found = distinct(launches(tiles_of, preset, precision, upsampling, which))
     chosen = found if which == "all" else largest(found)
-    if which == "convolutions":
-        chosen = [launch for launch in chosen if launch.kernel.__name__.startswith("convolve")]
+    if start := {"convolutions": "convolve", "specialised": "convolve_specialised"}.get(which):
+        chosen = [launch for launch in chosen if launch.kernel.__name__.startswith(start)]
     for launch in chosen:
-        print(json.dumps(row(launch, int(arch))), flush=True)
+        print(json.dumps(row(launch, arch)), flush=True)
 
 
 if __name__ == "__main__":

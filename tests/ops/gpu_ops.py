@@ -33,6 +33,7 @@ try:
     from crn_fast.kernels import reference
     from crn_fast.kernels.gpu import packing
     from crn_fast.kernels.gpu.apply import apply
+    from crn_fast.kernels.gpu.apply_concat import apply_concat_kernel
     from crn_fast.kernels.gpu.conv import activated, conv
     from crn_fast.kernels.gpu.head import head
     from crn_fast.kernels.gpu.label_pyramid import label_pyramid
@@ -51,6 +52,7 @@ __all__ = [
     "Tile",
     "activated",
     "apply",
+    "apply_concat_kernel",
     "conv",
     "head",
     "label_pyramid",

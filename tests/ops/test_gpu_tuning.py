@@ -45,7 +45,7 @@ def test_every_tile_fits(preset: str, precision: str, upsampling: str) -> None:
             tile = choose(shape, arch)
             limit = SHARED_MEMORY[max(known for known in SHARED_MEMORY if known <= arch)]
             assert shared_bytes(tile, precision) <= limit * 2 // 3 or tile.stages == 2
-            assert tile.tma == (arch >= 90)
+            assert tile.tma == (arch >= 90) and not tile.specialised
             assert tile.form in (("apply",) if upsampling != "half_pixel" else ("apply", "fold"))
             assert precision != "fp8" or tile.form == "apply"
             assert tile.splits <= max(1, 9 * shape.inputs // tile.depth)
@@ -86,6 +86,9 @@ def test_a_damaged_table_is_refused(text: str) -> None:
         ({"form": "magic"}, "form must be"),
         ({"stages": 0}, "1 or more"),
         ({"form": "fold", "splits": 2}, "only the form apply"),
+        ({"specialised": True}, "specialised means the form apply, TMA"),
+        ({"specialised": True, "tma": True, "splits": 2}, "no splits"),
+        ({"specialised": True, "tma": True, "wide": 32}, "four warps for each 64 pixels"),
     ],
 )
 def test_impossible_tiles_are_refused(change: dict[str, object], message: str) -> None:
