@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import click
 import numpy as np
@@ -164,12 +165,11 @@ def sources(size: int, upsampling: str) -> tuple[Tensor, Tensor, Tensor]:
 def render(made: Checkpoint, labels: Tensor, precision: str, stages: str | None = None) -> Tensor:
     """Labels uint8 [N, H, W] -> uint8 [N, K, H, W, 3]. `stages`: in fp8, as '4,5'; or by rule."""
     assert isinstance(made.spec, CascadeSpec)
-    if stages is None:
-        os.environ.pop(fp8.VARIABLE, None)
-    else:
-        os.environ[fp8.VARIABLE] = stages
     choices = Choices(made.spec, ARCH, precision, {})
-    arrays = packed.pack(made.spec, made.tensors, precision)
+    with patch.dict(os.environ, {} if stages is None else {fp8.VARIABLE: stages}):
+        if stages is None:
+            os.environ.pop(fp8.VARIABLE, None)
+        arrays = packed.pack(made.spec, made.tensors, precision)
     weights = choices.fold(packed.unpack(made.spec, arrays, torch.device("cpu")))
     with torch.inference_mode():
         found: Tensor = cascade.render(Emulated(choices), made.spec, weights, labels)

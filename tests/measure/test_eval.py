@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 torch = pytest.importorskip("torch", reason="eval needs torch")
 pytest.importorskip("torchmetrics", reason="PSNR and SSIM come from torchmetrics")
@@ -208,7 +209,7 @@ def test_mistakes(run: Run, arguments: str, code: int, parts: list[str]) -> None
 
 def test_ids_outside_the_label_set_are_named(run: Run, tmp_path: Path) -> None:
     write_pairs(tmp_path / "photos", tmp_path / "labels", 2, SPEC.size, 0)
-    image.write(tmp_path / "labels" / "1.png", np.full(SPEC.size, 19, np.uint8))  # a grey PNG
+    Image.fromarray(np.full(SPEC.size, 19, np.uint8)).save(tmp_path / "labels" / "1.png")
     code, out, err = run("net.safetensors", str(tmp_path))
     assert (code, out) == (3, "") and "1.png" in err.splitlines()[-1]
 
