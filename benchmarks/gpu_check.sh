@@ -14,7 +14,7 @@ export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
 part() { # seconds, name, arguments
   local limit=$1 name=$2
   shift 2
-  local log="$out/$name${1:+-$1}.log"
+  local log="$out/$name.log"
   if timeout -k 5 "$limit" "$@" >"$log" 2>&1; then
     echo "passed: $name"
     touch "$out/passed.$name"
@@ -24,7 +24,9 @@ part() { # seconds, name, arguments
     touch "$out/failed.$name"
   fi
 }
-check() { part "$1" "$2" "$python" benchmarks/gpu_check.py "$2" "$out" "${@:3}"; }
+check() { # seconds, part of gpu_check.py, its arguments; named by all but the first
+  part "$1" "$(IFS=-; echo "${*:2}")" "$python" benchmarks/gpu_check.py "$2" "$out" "${@:3}"
+}
 tests() { part "$1" "tests-$2" "$python" -P -m pytest -q -p no:cacheprovider "tests/$3"; }
 
 check 15 environment

@@ -57,29 +57,31 @@ class Lap(NamedTuple):
             queue, self.features, self.layout, self.weights, self.upsampling, tile, tf32
         ).raw
 
-    def cudnn(self) -> Tensor:
+    def kernel(self) -> Tensor:
+        """The weights as cuDNN wants them, layout and all."""
+        taps = [self.weights.weight] if self.features is not None else []
+        if self.layout is not None and self.weights.layout is not None:
+            taps.append(self.weights.layout)
+        weight = torch.cat(taps, 2)
+        kernel = weight.view(3, 3, weight.shape[1], -1).permute(2, 3, 0, 1)
+        return kernel.contiguous(memory_format=torch.channels_last)
+
+    def cudnn(self, kernel: Tensor) -> Tensor:
         """The same: our apply pass, torch's concatenation, cuDNN, and statistics by torch."""
-        dtype = self.weights.weight.dtype
-        parts, taps = [], []
+        dtype, parts = self.weights.weight.dtype, []
         if self.features is not None:
             queue = Queue(self.weights.gamma.device)
             mode = self.upsampling if self.op == "refine" else "none"
             parts.append(apply(queue, self.features, dtype, mode))
-            taps.append(self.weights.weight)
         if self.layout is not None and self.weights.layout is not None:
             layout, classes = self.layout, self.weights.layout.shape[2]
             if layout.dtype == torch.uint8:
                 ids = torch.arange(classes, device=layout.device, dtype=torch.uint8)
                 layout = layout[..., None] == ids
             parts.append(layout.to(dtype))
-            taps.append(self.weights.layout)
         x = torch.cat(parts, 3) if len(parts) > 1 else parts[0]
-        weight = torch.cat(taps, 2) if len(taps) > 1 else taps[0]
-        outputs = weight.shape[1]
-        kernel = weight.view(3, 3, outputs, -1).permute(2, 3, 0, 1)
-        kernel = kernel.contiguous(memory_format=torch.channels_last)
         raw = F.conv2d(x.permute(0, 3, 1, 2), kernel, padding=1)
-        torch.var_mean(raw.float(), (1, 2, 3), correction=0)
+        torch.var_mean(raw, (1, 2, 3), correction=0)  # sums half precision in float32
         return raw.permute(0, 2, 3, 1)
 
     def values(self, raw: Tensor) -> np.ndarray:

@@ -361,7 +361,9 @@ class Engine:
         # Some renderers copy one batch while they work on another.
         overlapping = getattr(renderer, "stream", None)
         made = overlapping(stacks) if overlapping else (self._locked(None, s) for s in stacks)
-        return ahead((picture for pictures in made for picture in pictures), batch)
+        pictures = (picture for group in made for picture in group)
+        # Such a renderer is this caller's until the stream ends: no other thread may hold it.
+        return pictures if overlapping else ahead(pictures, batch)
 
     def close(self) -> None:
         """Give the memory back, after what is being rendered. Doing so twice is no error."""

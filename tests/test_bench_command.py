@@ -76,7 +76,7 @@ def test_rows_on_stdout_are_lines_of_json_and_another_case_is_a_mismatch(
     row = rows.Row.from_json(line)
     assert (row.subject, row.case["network"], row.case["threads"]) == ("native", "tiny", 1)
     (tmp_path / "rows.jsonl").write_text(f"{line}\n")
-    options = ("--peers", "none", "--rounds", "1", "--baseline", str(tmp_path / "rows.jsonl"))
+    options = ("--peers", "none", "--rounds", "3", "--baseline", str(tmp_path / "rows.jsonl"))
     assert bench(model, *options) == 4
     assert "holds no ratio that this run has" in capfd.readouterr().err
 
@@ -90,6 +90,7 @@ def test_rows_on_stdout_are_lines_of_json_and_another_case_is_a_mismatch(
         (("--max-regress", "5 percent"), 2, "expected a share"),
         (("--size", "64x64"), 4, "makes pictures of 16x32"),
         (("--baseline", "none.jsonl"), 3, "no such file"),
+        (("--baseline", "none.jsonl", "--rounds", "2"), 2, "3 at least"),
         (("--json", "no/such/folder.jsonl"), 5, "does not exist"),
     ],
 )

@@ -18,7 +18,7 @@ from crn_fast import cli, image
 from crn_fast.compare import answers
 from crn_fast.compare.server import Experiment, Server
 from crn_fast.compare.trials import Source, Trial, picture, plan, scenes
-from crn_fast.errors import BadInput, UsageError
+from crn_fast.errors import BadInput, ResourceError, UsageError
 
 GREY: dict[Source, int] = {"a": 50, "b": 100, "real": 150}
 BOTH: list[tuple[Source, Source]] = [("a", "real"), ("b", "real")]
@@ -197,6 +197,47 @@ def test_a_scripted_run_ends_in_the_right_preferences(
     text = capfd.readouterr()
     assert text.out == "a preferred to b, unlimited: 100.0 % of 20 (95 %: 83.9 to 100.0)\n"
     assert "blind: missed" in text.err
+
+
+def test_a_file_of_answers_belongs_to_one_experiment(
+    server: Server, folders: dict[Source, Path]
+) -> None:
+    judge(server, "anna", "a", limit=3)
+    experiment, found = server.experiment, scenes(folders)
+    assert len(Experiment(experiment.plan, experiment.out).left("anna")) == 11
+    for other in (
+        lambda rater: plan(found, [("a", "b")], (None,), 10, 4, f"{rater} again"),
+        lambda rater: plan(found, [("a", "b")], (1.0,), 10, 4, rater),
+        lambda rater: plan(found, BOTH, (None,), 10, 4, rater),
+    ):
+        with pytest.raises(BadInput, match="answers to other pairs"):
+            Experiment(other, experiment.out)
+
+
+def test_a_row_that_a_crash_left_torn_is_asked_again(server: Server) -> None:
+    judge(server, "anna", "a", limit=3)
+    experiment = server.experiment
+    whole = experiment.out.read_bytes()
+    experiment.out.write_bytes(whole[:-5])
+    again = Experiment(experiment.plan, experiment.out)
+    assert len(again.left("anna")) == 12
+    last = next(entry["trial"] for entry in again.left("anna"))
+    again.answer("anna", last, "left", 0, 700)
+    assert len(answers.read(experiment.out)) == 3
+
+
+def test_a_full_disk_leaves_whole_rows(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge(server, "anna", "a", limit=2)
+    experiment = server.experiment
+    whole = experiment.out.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ResourceError, match="No space"):
+        experiment.answer("anna", experiment.left("anna")[0]["trial"], "left", 0, 700)
+    assert experiment.out.read_bytes() == whole
 
 
 def test_the_browser_is_told_no_more_than_it_needs(server: Server) -> None:

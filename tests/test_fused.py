@@ -22,12 +22,12 @@ from crn_fast.checkpoint import Checkpoint
 from crn_fast.cuda import driver
 from crn_fast.engine import Engine, build_engine
 from crn_fast.errors import BadInput, Mismatch, ResourceError, Unavailable, UsageError
-from crn_fast.fused import frame, just_in_time, packed
+from crn_fast.fused import frame, just_in_time, packed, program
 from crn_fast.fused.just_in_time import FusedRenderer
 from crn_fast.fused.ops import Choices, FusedOps
 from crn_fast.kernels.gpu.queue import Queue
 from crn_fast.kernels.gpu.tuning import Shape
-from crn_fast.spec import CascadeSpec
+from crn_fast.spec import PRESETS, CascadeSpec
 
 SPEC = CascadeSpec(widths=(7, 6, 4), base=(2, 3), classes=12, images=2)
 TILE = Tile("apply", rows=8, wide=16, outputs=32, depth=32, warps=4, stages=2, tma=True)
@@ -113,6 +113,20 @@ def test_memory_of_the_authors_network() -> None:
     queue = frame.rehearse(choices, weights, 1)
     assert 0.8e9 < queue.plan().bytes < 0.9e9
     assert len(queue.launches) < 80
+
+
+@pytest.mark.parametrize("upsampling", ["align_corners", "half_pixel"])
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_grid_is_one_that_cuda_takes(name: str, upsampling: Any) -> None:
+    spec = dataclasses.replace(PRESETS[name], upsampling=upsampling)
+    for precision in ("fp16", "fp8", "fp32"):
+        for arch in (80, 90, 120):
+            choices = Choices(spec, arch, precision, {})
+            weights = choices.fold(packed.blank(spec, precision))
+            for schedule in (choices, choices.leaner()):
+                for launch in frame.rehearse(schedule, weights, 2).launches:
+                    inside = zip(launch.grid, program.LARGEST_GRID, strict=True)
+                    assert all(1 <= n <= most for n, most in inside), (launch.kernel, launch.grid)
 
 
 def test_few_batch_sizes_are_kept() -> None:

@@ -42,6 +42,7 @@ HOW = f"""\
 - **Memory** is of a process of its own. *Peak* counts every resident page, mapped files too;
   *private and weights* leaves out what the system could drop.
 - **A time belongs to its machine.** Below each table stand machine, versions, commit and command.
+  Where that is of `benchmarks/bench.py`, which is gone, `pytest benchmarks` takes the same suite.
 - The newest run of each case is shown. Older ones stay in `benchmarks/results`."""
 
 SECTIONS = {
@@ -109,8 +110,9 @@ def no_gpu(history: History) -> str:
     return (
         f"## No figure of a GPU: {noun} {_and(never)} {verb} never run on a GPU\n\n"
         f"No row in `benchmarks/results` is of {_and(never)} on a GPU, so nothing is said of "
-        f"{'their' if len(never) > 1 else 'its'} speed.{more} `bash benchmarks/gpu_check.sh` on a "
-        "machine with a GPU takes the rows, and this section goes away by itself."
+        f"{'their' if len(never) > 1 else 'its'} speed.{more} On a machine with a GPU, `bash "
+        "benchmarks/gpu_check.sh` checks the backends and times their parts, and `make bench` "
+        "takes the rows of this page: then this section goes away by itself."
     )
 
 

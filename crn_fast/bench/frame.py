@@ -102,7 +102,12 @@ def compare(
                 ratios=ratios(taken, run.key),
                 memory=taken.memory[run.key],
                 contention=taken.contention,
-                **shares(limits, operations / timing.spread.median / 1e9),
+                # Half precision is a GPU's, which has nothing to do with the CPU's ceilings.
+                **(
+                    shares(limits, operations / timing.spread.median / 1e9)
+                    if case["precision"] == "fp32"
+                    else {}
+                ),
             )
         found.append(row)
     return found

@@ -19,6 +19,10 @@ Key = tuple[str, str, str, str]
 """Suite, case, subject, peer."""
 
 
+ROUNDS = 3
+"""At least, of what is compared."""
+
+
 class Pair(NamedTuple):
     """A ratio in two runs."""
 
@@ -39,8 +43,12 @@ class Pair(NamedTuple):
         return self.before.noisy or self.now.noisy
 
     def worse(self, allowed: float) -> bool:
-        """Whether ours is slower by more than allowed, and the two runs' spreads lie apart."""
-        return self.change < -allowed and self.now.p90 < self.before.p10
+        """Whether ours is slower by more than allowed, and the two runs' spreads lie apart.
+
+        Of fewer than ROUNDS there is no spread to speak of.
+        """
+        enough = min(self.before.n, self.now.n) >= ROUNDS
+        return enough and self.change < -allowed and self.now.p90 < self.before.p10
 
     def __str__(self) -> str:
         figures = (f"{s.median:.3g} ({s.p10:.3g} to {s.p90:.3g})" for s in (self.before, self.now))
@@ -60,7 +68,13 @@ def pairs(now: Iterable[Row], before: Iterable[Row], *, every: bool = False) -> 
     return [Pair(*key, old[key], spread) for key, spread in new.items() if key in old]
 
 
-def check(now: Sequence[Row], before: Sequence[Row], allowed: float, source: str) -> list[Pair]:
+def check(
+    now: Sequence[Row],
+    before: Sequence[Row],
+    allowed: float,
+    source: str,
+    complete: bool = False,
+) -> list[Pair]:
     """Compare a run with a baseline.
 
     Args:
@@ -68,6 +82,7 @@ def check(now: Sequence[Row], before: Sequence[Row], allowed: float, source: str
         before: of the baseline.
         allowed: share by which a ratio may fall, as in 0.05.
         source: the baseline, for messages.
+        complete: this run was to have every backend that can run here.
 
     Returns:
         what was compared.
@@ -75,6 +90,7 @@ def check(now: Sequence[Row], before: Sequence[Row], allowed: float, source: str
     Raises:
         Mismatch: nothing can be compared; both sides are named.
         CheckFailed: a ratio has fallen further, beyond the spread of both runs; the worst is named.
+            Or a complete run lacks a backend of ours that the baseline has.
     """
     found = pairs(now, before)
     if not found:
@@ -82,6 +98,10 @@ def check(now: Sequence[Row], before: Sequence[Row], allowed: float, source: str
             f"{source}: holds no ratio that this run has: it has {_named(_ratios(before))}; this "
             f"run has {_named(_ratios(now))}: take a baseline of the same case with --json"
         )
+    timed = {row.subject for row in now if row.time}
+    ours = {row.subject for row in before if row.ratios and row.subject in OURS}
+    if complete and (lost := sorted(ours - timed)):
+        raise CheckFailed(f"{source}: has times of {', '.join(lost)}, and this run has none")
     if worse := sorted((p for p in found if p.worse(allowed)), key=lambda pair: pair.change):
         more = f" (and {len(worse) - 1} more)" if len(worse) > 1 else ""
         raise CheckFailed(f"{worse[0]}; allowed is {-allowed:.1%}{more}")

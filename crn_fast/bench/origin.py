@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 
+from crn_fast.backends import sees_gpu
 from crn_fast.measure import machine
 from crn_fast.measure.rows import Origin
 
@@ -23,7 +24,15 @@ def of(command: str, commit: str = "unknown") -> Origin:
     return Origin(
         run=f"{start} {os.getpid()}",
         command=command,
-        machine=machine.describe(),
+        machine=machine.describe(_gpu()),
         versions=machine.versions(PACKAGES),
         commit=commit,
     )
+
+
+def _gpu() -> str | None:
+    if not sees_gpu():
+        return None
+    import torch
+
+    return torch.cuda.get_device_name()

@@ -6,8 +6,10 @@ Results go to stdout; progress and everything else for people goes to stderr.
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,16 @@ def check_writable(path: Path, force: bool, option: str = "--force") -> None:
     if kind_of(path) != "missing" and not force:
         raise UsageError(f"{path}: exists already; add {option}, or name another file")
     check_folder(path)
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt inside, so that nothing half written is left."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def interactive() -> bool:

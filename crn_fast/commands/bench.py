@@ -111,6 +111,8 @@ def command(
     from crn_fast.files import check_folder
     from crn_fast.measure import rows
 
+    if baseline and rounds < guard.ROUNDS:
+        raise UsageError(f"--rounds {rounds}: {guard.ROUNDS} at least, to compare with a baseline")
     ours = _backends(wanted)
     names = [*ours, *_peers(peers)]
     before = rows.read(baseline) if baseline else []
@@ -132,7 +134,7 @@ def command(
         first = next((row for row in failed if row.wrong), failed[0])
         raise (CheckFailed if first.wrong else Unavailable)(str(first.reason))
     if baseline:
-        for pair in guard.check(found, before, max_regress, str(baseline)):
+        for pair in guard.check(found, before, max_regress, str(baseline), wanted == "all"):
             say(f"{pair}{' (noisy)' if pair.noisy else ''}")
         say(f"none has fallen by more than {max_regress:.1%}, beyond the spread of both runs")
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import webbrowser
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from crn_fast.commands import emit, interactive, say
+from crn_fast.commands import emit, interactive, say, sigterm_as_ctrl_c
 from crn_fast.errors import ResourceError, UsageError
 
 if TYPE_CHECKING:
@@ -115,8 +114,9 @@ def command(
     if against == "each-other":
         pairings = [("a", "b")]
     times = seconds or (None,)
+    own = f"{seed} {a.resolve()} {b.resolve()}"
     experiment = Experiment(
-        lambda rater: plans.plan(found, pairings, times, trials, sentinels, f"{seed} {rater}"), out
+        lambda rater: plans.plan(found, pairings, times, trials, sentinels, f"{own} {rater}"), out
     )
     say(f"{len(found)} scenes; a is {a}, b is {b}{f', real is {real}' if real else ''}")
     _serve(experiment, port, out)
@@ -134,20 +134,12 @@ def _serve(experiment: Any, port: int, out: Path) -> None:
     except OSError as error:
         raise ResourceError(f"--port {port}: cannot be had ({error.strerror})") from None
 
-    def stop(number: int, stack: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
+    with server, suppress(KeyboardInterrupt), sigterm_as_ctrl_c():
         say(f"open {server.url} in a browser; answers go to {out}; Ctrl-C ends it")
         if interactive():
             webbrowser.open(server.url)
         server.serve_forever(poll_interval=0.2)
-    except KeyboardInterrupt:
-        say("")
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        server.server_close()
+    say("")
 
 
 def _print(summary: Summary, as_json: bool) -> None:

@@ -91,6 +91,8 @@ def rebuild(
             f"{manifest.checkpoint_sha256}: crn-fast build-engine {checkpoint}"
         )
     options = _options(manifest.target, manifest.built_with.get("batch", ""))
+    if "tensorrt" in manifest.built_with:
+        options.pop("targets", None)  # unlike TensorRT-RTX it builds for the GPU that is here
     check = Check(verify, manifest.backend, str(target), loaded, "targets" in options)
     build_engine(
         loaded,

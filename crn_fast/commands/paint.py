@@ -7,6 +7,7 @@ import sys
 import threading
 import webbrowser
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -35,12 +36,14 @@ Examples:
 def command(opens: bool, **options: Any) -> None:
     """Paint a layout in the browser, and see it rendered."""
 
-    def started(url: str) -> None:
+    def started(url: str, token: str | None) -> None:
         if opens and has_display():
+            address = f"{url}#token={quote(token, safe='')}" if token else url
             # The server answers as soon as this function has returned.
-            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
         else:
-            say(f"open {url} in a browser")
+            # What is printed may be logged: the token is not.
+            say(f"open {url}{'#token=TOKEN' if token else ''} in a browser")
 
     serve(ui=True, started=started, **options)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from crn_fast import layout, models
-from crn_fast.commands import check_writable, emit, say
+from crn_fast.commands import check_writable, emit, say, sigterm_as_ctrl_c
 from crn_fast.commands.progress import Progress
 from crn_fast.commands.rendering import Request, announce
 from crn_fast.engine import Engine
@@ -62,21 +62,21 @@ def run(request: Request) -> None:
             if request.timing:
                 say(f"renderer busy {progress.busy:.2f} s")
 
-    if request.out == "-":
-        render(_to_stdout())
-        return
-    assert request.out is not None
-    check_writable(Path(request.out), request.overwrite, "--overwrite")
-
-    if kind == "raw":
-        write_whole(request.out, lambda stream: render(lambda rgb: _write(stream, rgb)))
-    else:
-        rate = request.fps or DEFAULT_FPS
-        with (
-            staged(request.out) as path,
-            video.encoder(path, engine.spec.size, rate, request.quality) as encode,
-        ):
-            render(encode)
+    with sigterm_as_ctrl_c():
+        if request.out == "-":
+            render(_to_stdout())
+            return
+        assert request.out is not None
+        check_writable(Path(request.out), request.overwrite, "--overwrite")
+        if kind == "raw":
+            write_whole(request.out, lambda stream: render(lambda rgb: _write(stream, rgb)))
+        else:
+            rate = request.fps or DEFAULT_FPS
+            with (
+                staged(request.out) as path,
+                video.encoder(path, engine.spec.size, rate, request.quality) as encode,
+            ):
+                render(encode)
     emit({"video": request.out} if request.as_json else request.out)
 
 

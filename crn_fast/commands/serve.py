@@ -20,6 +20,8 @@ Examples:
   curl --data-binary @street.png -H 'Content-Type: image/png' localhost:8000/v1/render > out.png
 """
 
+MAX_PIXELS = 1 << 25
+"""As of `png`, which is not imported to print a help."""
 _PACKAGES = ("fastapi", "httptools", "prometheus_client", "uvicorn")
 
 
@@ -74,8 +76,8 @@ def serving_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--max-pixels",
-            type=click.IntRange(1, 1 << 28),
-            default=1 << 25,
+            type=click.IntRange(1, MAX_PIXELS),
+            default=MAX_PIXELS,
             show_default=True,
             help="Of a layout that is sent.",
         ),
@@ -114,14 +116,14 @@ def serve(
     token_file: str | None,
     names: tuple[str, ...],
     ui: bool,
-    started: Callable[[str], object] | None = None,
+    started: Callable[[str, str | None], object] | None = None,
     max_queue: int,
     max_batch: int | None,
     timeout: float,
     max_pixels: int,
     **options: Any,
 ) -> None:
-    """Serve until told to stop; `started` is called with the URL when there is an answer.
+    """Serve until told to stop; `started` gets the URL and the token when there is an answer.
 
     Raises:
         Unavailable: the extra [serve] is not installed.
@@ -155,7 +157,7 @@ def serve(
     emit(url)
     say(f"API at {url}docs; Ctrl-C ends it")
     if started:
-        started(url)
+        started(url, settings.token)
     server.run()
 
 

@@ -8,6 +8,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -73,6 +74,7 @@ class Summary:
 
 
 COLUMNS = [field.name for field in fields(Answer)]
+HEADER = f"{','.join(COLUMNS)}\n".encode()
 
 
 def append(path: Path, answer: Answer) -> None:
@@ -87,13 +89,33 @@ def append(path: Path, answer: Answer) -> None:
         check_folder(path)
         writer.writeheader()
     writer.writerow(asdict(answer))
+    size = path.stat().st_size if path.exists() else 0
     try:
         with path.open("ab") as stream:  # one write: a reader never sees half a row
             stream.write(text.getvalue().encode())
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:
+        with suppress(OSError):
+            os.truncate(path, size)  # what was written of a row on a full disk
         raise ResourceError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def recover(path: Path) -> list[Answer]:
+    """As `read`, after the last row was cut off if a crash left it torn.
+
+    Raises:
+        BadInput: another file.
+        ResourceError: it may not be read or written.
+    """
+    require_file(path, "answers of crn-fast compare")
+    try:
+        data = path.read_bytes()
+        if data and not data.endswith(b"\n") and data.startswith(HEADER):
+            os.truncate(path, data.rindex(b"\n") + 1)
+    except OSError as error:
+        raise ResourceError(f"{path}: cannot be mended ({error.strerror or error})") from None
+    return read(path)
 
 
 def read(path: Path) -> list[Answer]:
@@ -120,6 +142,12 @@ def _answer(row: dict[str, str]) -> Answer:
     if answer.chosen not in (answer.left, answer.right):
         raise ValueError(f"trial {answer.trial}: chosen is {answer.chosen!r}, not one of the pair")
     return answer
+
+
+def fits(answer: Answer, trial: Trial) -> bool:
+    """Whether an answer is one to that trial."""
+    asked = (trial.scene.name, trial.left, trial.right, seconds_of(trial))
+    return (answer.scene, answer.left, answer.right, answer.seconds) == asked
 
 
 def seconds_of(trial: Trial) -> str:

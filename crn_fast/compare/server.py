@@ -39,11 +39,27 @@ class Experiment:
     """The plans of all raters, and the file of their answers."""
 
     def __init__(self, plan: Callable[[str], list[Trial]], out: Path) -> None:
-        """`plan` gives a rater's trials, the same at every call."""
+        """Go on where the file of answers ends.
+
+        Args:
+            plan: gives a rater's trials, the same at every call.
+            out: what answers are added to; of this experiment, if it is there.
+
+        Raises:
+            BadInput: it holds no answers, or those of another experiment.
+            ResourceError: it may not be read or mended.
+        """
         self.plan, self.out = plan, out
         self._lock = threading.Lock()
         self._plans: dict[str, list[Trial]] = {}
-        known = answers.read(out) if out.exists() else []
+        known = answers.recover(out) if out.exists() else []
+        for answer in known:
+            own = self.trials(answer.rater)
+            if answer.trial >= len(own) or not answers.fits(answer, own[answer.trial]):
+                raise BadInput(
+                    f"{out}: holds answers to other pairs, by {answer.rater!r} to trial "
+                    f"{answer.trial}: name another file with -o"
+                )
         self._done = {(answer.rater, answer.trial) for answer in known}
 
     def trials(self, rater: str) -> list[Trial]:

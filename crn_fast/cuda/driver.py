@@ -177,7 +177,7 @@ class CudaCore:
     def allocate(self, nbytes: int) -> Buffer:
         try:
             pinned = self._pinned.allocate(nbytes)
-        except (MemoryError, RuntimeError) as error:  # cuda.core's CUDAError is a RuntimeError
+        except Exception as error:  # cuda.core's CUDAError is an Exception and no more
             raise _out_of_memory(nbytes, error) from None
         address, memory = self.reserve(nbytes)
         host = np.from_dlpack(pinned).view(np.uint8).reshape(-1)
@@ -187,7 +187,7 @@ class CudaCore:
         stream = self.streams.upload.own
         try:
             memory = self._device.allocate(nbytes, stream=stream)
-        except (MemoryError, RuntimeError) as error:
+        except Exception as error:
             raise _out_of_memory(nbytes, error) from None
         # Memory comes in the order of that stream; the others may use it at once.
         stream.sync()

@@ -28,7 +28,7 @@ def call(name: str, *arguments: Any) -> None:
     """Call a function of the library.
 
     Raises:
-        ResourceError: it gives an error; `error_code` has its number.
+        ResourceError: it gives an error; `errno` has its number.
     """
     if code := getattr(ctypes.CDLL(LIBRARY), name)(*arguments):
         error = ResourceError(f"{name} failed with CUDA error {code}")
@@ -139,7 +139,7 @@ def free_memory() -> int:
 
 
 def write(address: int, array: np.ndarray) -> None:
-    """Copy a contiguous array to the GPU, and wait for it."""
+    """Copy a contiguous array to the GPU. The array may change then; `synchronize` before use."""
     source = ctypes.c_void_p(array.ctypes.data)
     call("cuMemcpyHtoD_v2", ctypes.c_uint64(address), source, ctypes.c_size_t(array.nbytes))
 

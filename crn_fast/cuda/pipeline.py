@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from math import prod
 from time import perf_counter
 from typing import Any
 
@@ -45,12 +46,9 @@ class DeviceLabels:
             )
         self.owner, self.shape = owner, tuple(facts["shape"])
         dtype, strides = np.dtype(facts["typestr"]), facts.get("strides")
-        dense = strides is None or tuple(strides) == (
-            self.shape[1] * self.shape[2],
-            self.shape[2],
-            1,
-        )
-        if dtype != np.uint8 or len(self.shape) != 3 or not dense:
+        packed = (prod(self.shape[1:]), prod(self.shape[2:]), 1)
+        dense = len(self.shape) == 3 and (strides is None or tuple(strides) == packed)
+        if dtype != np.uint8 or not dense:
             raise BadInput(
                 f"labels on the GPU are {dtype} {self.shape}, strides {strides}; expected uint8 "
                 "[N, H, W], contiguous"
@@ -84,7 +82,6 @@ class Slot:
     def __init__(self, driver: Driver, upload: int, download: int) -> None:
         self.upload: Buffer = driver.allocate(upload)
         self.download: Buffer = driver.allocate(download)
-        self._ran: set[Hashable] = set()
         self._graphs: dict[Hashable, Callable[[], None]] = {}
         self.done: Any = None
 
@@ -93,19 +90,20 @@ class Slot:
     ) -> None:
         """Queue work: plainly the first time, which may allocate and load, then as a graph.
 
+        The graph is captured at once: TensorRT wants no other shape between its first run with a
+        shape and the capture.
+
         Args:
             driver: whose context is current.
             stream: where `work` queues itself.
             key: names the work.
             work: always the same calls for one key.
         """
-        if key not in self._ran:
-            self._ran.add(key)
+        if key in self._graphs:
+            self._graphs[key]()
+        else:
             work()
-            return
-        if key not in self._graphs:
             self._graphs[key] = driver.capture(stream, work)
-        self._graphs[key]()
 
 
 class Pipeline:
@@ -220,6 +218,8 @@ class Pipeline:
             rest = slot.upload.host.nbytes - labels.nbytes
             if rest:
                 library.clear(slot.upload.address + labels.nbytes, rest, upload.handle)
+            # Their owner may change them from here on.
+            self.driver.wait(self.driver.record(upload))
         else:
             slot.upload.host[: labels.nbytes] = labels.reshape(-1)
             slot.upload.host[labels.nbytes :] = 0

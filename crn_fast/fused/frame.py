@@ -64,6 +64,7 @@ class Frame:
         """`bytes`: of buffers, beside the weights."""
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
+            free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
             if self.bytes > free:
                 raise ResourceError(
                     f"{n} layouts of {choices.spec.size[0]}x{choices.spec.size[1]} need "

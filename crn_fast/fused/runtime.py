@@ -69,11 +69,8 @@ class ProgramRenderer:
             self.programs = self._fitting(programs, library.free_memory())
             self.most = self.programs[-1].layouts
             self._kernels = programs.kernels
-            self._functions = {
-                kernel: self._load(packed, kernel)
-                for program in self.programs
-                for kernel in sorted({launch.kernel for launch in program.launches})
-            }
+            used = {launch.kernel for program in self.programs for launch in program.launches}
+            self._functions = {kernel: self._load(packed, kernel) for kernel in sorted(used)}
             self._places: dict[str, int] = {}
             self._held = [self._place_weights(), self._place_arena()]
             largest = self.programs[-1]
@@ -173,6 +170,7 @@ class ProgramRenderer:
             library.write(address, np.ascontiguousarray(array))
             self._places[name] = address
             address += _padded(array.nbytes)
+        library.synchronize(None)
         return memory
 
     def _place_arena(self) -> Memory:

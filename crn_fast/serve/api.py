@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Annotated, Any, Literal, TypeVar
@@ -139,10 +140,11 @@ async def render(
     choice = _choice(facts, k, images, choose)
     try:
         async with asyncio.timeout(service.settings.timeout):
-            data = await service.reader.read(request)
-            with service.queue.place():
-                labels = await service.in_thread(_decode, service, data, request, how, facts)
-                del data
+            with ExitStack() as held:
+                async with service.reader.read(request) as data:
+                    held.enter_context(service.queue.place())
+                    labels = await service.in_thread(_decode, service, data, request, how, facts)
+                del data  # it is no longer counted
                 made = await _unless_gone(request, service.queue.render(engine, labels.array))
                 chosen = await service.in_thread(_choose, made, labels, choice, seam)
                 body = await service.in_thread(_encode, chosen, wanted, quality)
@@ -169,9 +171,9 @@ async def render(
 async def read_layout(request: Request, how: LayoutQuery) -> Response:
     """The layout as the model gets it: its channels as uint8, row by row, in the model's size."""
     service: Service = request.app.state.service
-    data = await service.reader.read(request)
-    with service.queue.place():
-        found = await service.in_thread(_decode, service, data, request, how, service.facts[0])
+    async with service.reader.read(request) as data:
+        with service.queue.place():
+            found = await service.in_thread(_decode, service, data, request, how, service.facts[0])
     height, width = found.size
     headers = {
         "X-Size": f"{height}x{width}",

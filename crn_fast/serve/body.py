@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from io import BytesIO
 
 import numpy as np
@@ -24,8 +26,9 @@ class Reader:
     def __init__(self, settings: Settings) -> None:
         self._settings, self._held = settings, 0
 
-    async def read(self, request: Request) -> bytes:
-        """The body of a request that says it is a PNG, or raw ids.
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """The body of a request that says it is a PNG, or raw ids; it counts as held meanwhile.
 
         Raises:
             Refusal: of another type, too large, or too much at once.
@@ -40,20 +43,23 @@ class Reader:
         declared = request.headers.get("content-length", "0")
         if not declared.isdecimal() or int(declared) > self._settings.max_body:
             raise self._too_long(f"{declared[:20]} bytes")
-        data = bytearray()
+        data, size = bytearray(), 0
         try:
             async for part in request.stream():
                 self._held += len(part)
+                size += len(part)
                 data += part
-                if len(data) > self._settings.max_body:
+                if size > self._settings.max_body:
                     raise self._too_long(f"more than {self._settings.max_body} bytes")
                 if self._held > self._settings.body_memory:
                     raise busy(503, "too many bodies at once; try again later", "body_memory", 2)
-                if len(data) - len(part) < 24 <= len(data):
+                if size - len(part) < 24 <= size:
                     self._check_header(data)
-            return bytes(data)
+            whole = bytes(data)
+            data.clear()  # it would be held twice
+            yield whole
         finally:
-            self._held -= len(data)
+            self._held -= size
 
     def _check_header(self, data: bytearray) -> None:
         if data.startswith(_SIGNATURE):

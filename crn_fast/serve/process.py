@@ -6,16 +6,22 @@ Every call blocks; one thread makes them all.
 from __future__ import annotations
 
 import multiprocessing
+import os
+import shutil
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 
 import numpy as np
 
-from crn_fast.errors import CrnError
+from crn_fast.errors import CrnError, ResourceError
 from crn_fast.serve import worker
 from crn_fast.serve.worker import Engines, Facts
+
+_SHARED = Path("/dev/shm")
+"""Where Linux keeps shared memory as files."""
 
 
 class Died(Exception):
@@ -52,6 +58,7 @@ class EngineProcess:
 
         Raises:
             CrnError: they cannot be opened.
+            ResourceError: there is too little shared memory for a batch.
             Died: it ended without a word.
         """
         self.stop()
@@ -72,6 +79,11 @@ class EngineProcess:
         on_cpu = self.facts[0].device.startswith("cpu")
         self.batch = self._max_batch or (1 if on_cpu else 8)
         self._memory = SharedMemory(create=True, size=worker.memory_for(self.facts, self.batch))
+        try:
+            _reserve(self._memory)
+        except ResourceError:
+            self.stop()
+            raise
         self._send(self._memory.name)
 
     def render(self, index: int, labels: list[np.ndarray]) -> list[np.ndarray]:
@@ -121,3 +133,23 @@ class EngineProcess:
             return self._connection.recv()
         except (EOFError, OSError):
             raise Died from None
+
+
+def _reserve(memory: SharedMemory) -> None:
+    """Take the memory now; what is only promised kills whoever writes to it.
+
+    Raises:
+        ResourceError: there is too little.
+    """
+    path = _SHARED / memory.name
+    if not path.exists():  # another system, which does not promise
+        return
+    try:
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, memory.size)
+    except OSError:
+        needed, free = (-(-memory.size // 10**6), shutil.disk_usage(_SHARED).free // 10**6)
+        raise ResourceError(
+            f"shared memory: {needed} MB are needed, {_SHARED} has {free} MB free; "
+            "a smaller --max-batch, or docker run --shm-size"
+        ) from None

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from crn_fast.errors import CrnError, ResourceError
+from crn_fast.errors import CrnError, Mismatch, ResourceError
 from crn_fast.palette import LabelSet
 
 
@@ -51,12 +51,26 @@ class Opener:
     """Digests of engines that the user trusts, as of `--trust-engine`."""
 
     def __call__(self) -> Engines:
+        """The engines, open.
+
+        Raises:
+            CrnError: one cannot be opened.
+            Mismatch: the preview has other classes than the model.
+        """
         from crn_fast import trust
         from crn_fast.engine import Engine
 
         for digest in self.vouched:
             trust.vouch(digest)
         engines = [Engine.open(path, **self.options) for path in self.models]
+        own = engines[0].labels
+        for other in engines[1:]:
+            if (labels := other.labels).names != own.names:
+                raise Mismatch(
+                    f"--preview {other.source}: label set {labels.name} ({labels.classes} classes)"
+                    f"; {engines[0].source} has {own.name} ({own.classes} classes); give one of "
+                    "the same classes"
+                )
         return [
             (
                 Facts(

@@ -79,8 +79,8 @@ def register(plugins: Any) -> None:
         major, minor = driver.capability() or (8, 0)
         made = compiled(features, classes, bool(half_pixel), 10 * major + minor)
         launch = plugins.KernelLaunchParams()
-        launch.grid_x = -(-(features + classes) // CHANNELS)
-        launch.grid_y = plugins.cdiv(height * width, PIXELS)
+        launch.grid_x = plugins.cdiv(height * width, PIXELS)
+        launch.grid_y = -(-(features + classes) // CHANNELS)
         launch.grid_z = n
         launch.block_x, launch.shared_mem = made.threads, made.shared
         numbers = plugins.SymIntExprs.from_tuple(

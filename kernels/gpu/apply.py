@@ -37,8 +37,8 @@ def apply_kernel(
     BC: tl.constexpr,  # channels
 ):
     sample = tl.program_id(2)
-    pixel = tl.program_id(1) * BP + tl.arange(0, BP)
-    channels = tl.program_id(0) * BC + tl.arange(0, BC)
+    pixel = tl.program_id(0) * BP + tl.arange(0, BP)
+    channels = tl.program_id(1) * BC + tl.arange(0, BC)
     known = channels < CHANNELS
     y, x = pixel // width, pixel % width
     if UPSAMPLING == "edge":
@@ -82,7 +82,8 @@ def apply(
     pixels = 4096 // wide
     queue.launch(
         apply_kernel,
-        (triton.cdiv(channels, wide), triton.cdiv(height * width, pixels), n),
+        # Pixels come first: a grid's other axes end at 65535.
+        (triton.cdiv(height * width, pixels), triton.cdiv(channels, wide), n),
         raw=features.raw,
         scale=features.scale,
         shift=features.shift,

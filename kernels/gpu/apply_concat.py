@@ -33,8 +33,8 @@ def apply_concat_kernel(
 ):
     OUTPUTS: tl.constexpr = (FEATURES + CLASSES + 7) // 8 * 8
     sample = tl.program_id(2)
-    pixel = tl.program_id(1) * BP + tl.arange(0, BP)
-    channels = tl.program_id(0) * BC + tl.arange(0, BC)
+    pixel = tl.program_id(0) * BP + tl.arange(0, BP)  # a grid's other axes end at 65535
+    channels = tl.program_id(1) * BC + tl.arange(0, BC)
     inside = (pixel < height * width)[:, None]
     feature = (channels < FEATURES)[None, :]
     scales = tl.load(scale + sample * FEATURES + channels, channels < FEATURES, 0.0)[None, :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -56,6 +57,22 @@ def test_nothing_to_compare_names_both_sides(case: dict[str, Any]) -> None:
         guard.check([row(3.0)], [row(3.0, **case)], 0.05, "before.jsonl")
     said = str(caught.value)
     assert guard.describe(row(1.0)) in said and guard.describe(row(1.0, **case)) in said
+
+
+def test_two_rounds_say_nothing() -> None:
+    few = dataclasses.replace(row(2.7), ratios={"eager": Spread(2.7, 2.7, 2.7, 2)})
+    guard.check([few], [row(3.0)], 0.05, "before.jsonl")
+    enough = dataclasses.replace(row(2.7), ratios={"eager": Spread(2.7, 2.7, 2.7, 3)})
+    with pytest.raises(CheckFailed):
+        guard.check([enough], [row(3.0)], 0.05, "before.jsonl")
+
+
+def test_a_backend_that_runs_no_more_is_caught() -> None:
+    now, before = [dataclasses.replace(row(3.0), subject="reference")], [row(3.0), row(3.0)]
+    before[1] = dataclasses.replace(before[1], subject="reference")
+    guard.check(now, before, 0.05, "before.jsonl")  # asked for alone
+    with pytest.raises(CheckFailed, match="has times of native, and this run has none"):
+        guard.check(now, before, 0.05, "before.jsonl", complete=True)
 
 
 def test_an_empty_baseline_is_said() -> None:

@@ -143,6 +143,24 @@ def test_shapes(paint: Page) -> None:
     assert found[45, 98] == 5 and found[58, 62] == 1 and (found[40, 60:101] == 5).all()
 
 
+def test_undo_amid_a_polygon_drops_it(paint: Page) -> None:
+    paint.blank()
+    before = paint.ids()
+    paint.press("r", "9")
+    paint.drag((10, 20), (30, 50))
+    after = paint.ids()
+    paint.press("p", "6")
+    for corner in ((5, 10), (5, 60), (40, 60)):
+        paint.click(*corner)
+    assert (paint.ids() == 5).any()
+    paint.press("Control+z")
+    assert np.array_equal(paint.ids(), before)
+    paint.press("Control+y")
+    assert np.array_equal(paint.ids(), after)
+    paint.press("Enter")  # there is no polygon left to close
+    assert np.array_equal(paint.ids(), after)
+
+
 def test_objects_lie_over_the_background(paint: Page) -> None:
     paint.blank()
     paint.press("o", "r", "9")

@@ -26,6 +26,7 @@ SOME = [
     (90, "1024p", "fp16", "align_corners", "largest"),
     (90, "1024p", "fp8", "half_pixel", "convolutions"),
     (80, "256p-small", "fp16", "half_pixel", "convolutions"),
+    (86, "256p-small", "fp16", "align_corners", "convolutions"),
     (89, "256p-small", "bf16", "align_corners", "convolutions"),
     (100, "256p-small", "fp16", "align_corners", "convolutions"),
     (120, "256p-small", "fp16", "align_corners", "convolutions"),

@@ -35,7 +35,7 @@ def test_matches_the_reference(size: tuple[int, int, int, int, int], upsampling:
     expected = torch.cat([up, layout.half().double()], 1)
     out = torch.full((n, 2 * height, 2 * width, -(-(features + classes) // 8) * 8), torch.nan)
     out = out.half().to(DEVICE)
-    grid = (triton.cdiv(features + classes, 16), triton.cdiv(4 * height * width, 8), n)
+    grid = (triton.cdiv(4 * height * width, 8), triton.cdiv(features + classes, 16), n)
     apply_concat_kernel[grid](
         hwc8(raw),
         scale.to(DEVICE),

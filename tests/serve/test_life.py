@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -16,10 +17,15 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra [serve]")
 
 import tiny
-from crn_fast import cli
-from crn_fast.errors import BadInput
+from crn_fast import cli, png
+from crn_fast.commands import paint
+from crn_fast.commands.serve import MAX_PIXELS
+from crn_fast.errors import BadInput, Mismatch, ResourceError
+from crn_fast.palette import label_set
+from crn_fast.serve import process
 from crn_fast.serve.server import Server, listen
 from crn_fast.serve.settings import Settings
+from crn_fast.serve.worker import Opener
 from serving import Answer, layouts, running, until
 from stub_engine import Stub, picture
 
@@ -95,6 +101,58 @@ def test_what_cannot_be_opened_is_an_error_at_the_start() -> None:
         Server(settings, Stub(broken=True), listen(settings))
 
 
+def test_a_preview_of_other_classes_is_refused(tmp_path: Path) -> None:
+    own = str(tiny.save_checkpoint(tmp_path / "own.safetensors"))
+    classes = label_set("cityscapes").classes
+    spec = dataclasses.replace(tiny.SPEC, classes=classes)
+    other = str(tiny.save_checkpoint(tmp_path / "other.safetensors", spec, "cityscapes"))
+    says = rf"other\.safetensors: .*cityscapes \({classes} .*own.*camvid \(12 .*the same classes"
+    with pytest.raises(Mismatch, match=says):
+        Opener((own, other), {})()
+    assert len(Opener((own, own), {})()) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="shared memory is no file here")
+def test_too_little_shared_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, start: int, size: int) -> None:
+        assert os.fstat(descriptor).st_size >= size >= 8 * 3 * 16 * 24 * 3 and start == 0
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    engine = process.EngineProcess(Stub(), None, 5)
+    with pytest.raises(ResourceError, match=r"shared memory: 1 MB .* \d+ MB free; .*--max-batch"):
+        engine.start()
+    assert not engine.alive and engine._memory is None
+
+
+@pytest.mark.parametrize("seen", [True, False])
+@pytest.mark.parametrize("token", [None, "a+token/of&the=tests"])
+def test_paint_opens_the_page_with_its_token(
+    token: str | None,
+    seen: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    opened: list[str] = []
+    url = "http://127.0.0.1:8000/"
+    monkeypatch.setattr(paint, "serve", lambda *, started, **options: started(url, token))
+    monkeypatch.setattr(paint, "has_display", lambda: seen)
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    assert paint.command.callback
+    paint.command.callback(opens=True)
+    if seen:
+        until(lambda: bool(opened))
+    behind = "#token=a%2Btoken%2Fof%26the%3Dtests" if token else ""
+    assert opened == ([url + behind] if seen else [])
+    told = "".join(capfd.readouterr())
+    assert not token or (token not in told and behind not in told)
+    assert seen or f"open {url}{'#token=TOKEN' if token else ''} in a browser" in told
+
+
+def test_layouts_are_no_larger_than_what_can_be_read() -> None:
+    assert MAX_PIXELS == png.MAX_PIXELS
+
+
 @needs_kill
 def test_the_command_serves_and_ends_well(tmp_path: Path) -> None:
     model = tiny.save_checkpoint(tmp_path / "net.safetensors")
@@ -130,6 +188,7 @@ def test_the_command_serves_and_ends_well(tmp_path: Path) -> None:
         (["--host", "0.0.0.0", "--token-file", "none"], 3, "none: no such file"),
         (["--token-file", "short"], 3, "at least 16"),
         (["--backend", "trt"], 8, "trt"),
+        (["--max-pixels", str(MAX_PIXELS + 1)], 2, "--max-pixels"),
         (["--host", "203.0.113.7", "--token-file", "token"], 5, "cannot be listened on"),
     ],
 )

@@ -183,7 +183,7 @@ def test_registration_and_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     name, ptx, launch, numbers = held.aot_impl_func(*descs, 1, (), 0)
     assert (name, ptx, numbers) == (b"kernel", b"ptx", [12, 20])
     blocks = -(-12 * 20 // plugin.PIXELS)
-    assert (launch.grid_x, launch.grid_y, launch.grid_z) == (1, blocks, 2)
+    assert (launch.grid_x, launch.grid_y, launch.grid_z) == (blocks, 1, 2)
     assert (launch.block_x, launch.shared_mem) == (256, 1024)
 
 
@@ -248,7 +248,7 @@ def test_tensorrt_s_own_module_takes_it(real: Any, monkeypatch: pytest.MonkeyPat
     fields = ("grid_x", "grid_y", "grid_z", "block_x", "shared_mem")
     blocks = -(-12 * 20 // plugin.PIXELS)
     values = [getattr(launch, field)._expr.get_constant_value() for field in fields]
-    assert values == [1, blocks, 2, 256, 1024]
+    assert values == [blocks, 1, 2, 256, 1024]
 
 
 def test_the_network_with_the_plugin_in_it(monkeypatch: pytest.MonkeyPatch) -> None:

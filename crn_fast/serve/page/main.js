@@ -90,12 +90,12 @@ async function start() {
     const label = tool === "region" ? "Choose a class's variant" : title(tool);
     buttons.set(tool, button(tool, `${label} (${key})`, () => choose({ tool })));
   }
-  const undo = button("undo", "Undo (Z)", () => again(drawing.undo(), "undo"));
-  const redo = button("redo", "Redo (Y)", () => again(drawing.redo(), "redo"));
+  const undo = button("undo", "Undo (Z)", () => again("undo"));
+  const redo = button("redo", "Redo (Y)", () => again("redo"));
   $("tools").append(...buttons.values(), undo, redo);
-  function again(done, what) {
-    tools.cancel();
-    say(done ? "" : `Nothing to ${what}.`);
+  function again(what) {
+    tools.cancel(); // first: it writes back what lay under its stroke
+    say(drawing[what]() ? "" : `Nothing to ${what}.`);
     drawing.onfinish();
   }
 
