@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import numpy as np
 import pytest
 
 from crn_fast.cli import main
-from crn_fast.cluster import Counts, Options, dataset, render
+from crn_fast.cluster import Counts, Options, dataset, render, worker
 from crn_fast.cluster.sinks import STAGING
 from crn_fast.cluster.worker import ATTEMPTS, Renderer
 from crn_fast.errors import BadInput, Mismatch, ResourceError, UsageError
@@ -40,9 +42,9 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """One worker, in this process and without Ray."""
 
     def results(ray: Any, plan: Any, units: Any, *_: Any) -> Iterator[Any]:
-        worker = Renderer(plan)
+        renderer = Renderer(plan)
         for number, unit in enumerate(units):
-            yield worker.render(number, unit)
+            yield renderer.render(number, unit)
 
     monkeypatch.setattr(dataset, "_ray", lambda: None)
     monkeypatch.setattr(dataset, "_connected", lambda ray, address: nullcontext())
@@ -187,6 +189,27 @@ class TestFolders:
                 how=Options(encoding="train-ids"),
             )
 
+    def test_labels_are_found_from_any_folder(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("my.toml").write_bytes((files("crn_fast") / "labels" / "camvid.toml").read_bytes())
+        assert Options(labels="my.toml").absolute() == Options(labels=str(tmp_path / "my.toml"))
+        assert Options(labels="camvid").absolute() == Options(labels="camvid")
+        with pytest.raises(UsageError, match="'other' is unknown"):
+            Options(labels="other").absolute()
+
+    def test_a_full_disk_is_told(
+        self, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        source, out = layouts(tmp_path / "in"), tmp_path / "out"
+        monkeypatch.setattr(Path, "write_text", full)
+        with pytest.raises(ResourceError, match=r"cannot be written .*No space left"):
+            render(source, out, model=model)
+
     def test_machines_that_differ_are_found(self, tmp_path: Path, model: Path) -> None:
         first, *_ = plain(layouts(tmp_path / "in"), tmp_path / "out", model)
         other = replace(first, backend="fused", precision="fp16", settings="other")
@@ -261,6 +284,60 @@ class TestSets:
         assert pictures(to_folder) == expected
         with pytest.raises(BadInput, match="no column 'image'; it has id, layout"):
             render(source, tmp_path / "other", model=model, layout_column="image")
+
+    def test_an_id_of_two_files_is_found(self, tmp_path: Path, model: Path) -> None:
+        sets, out = tmp_path / "sets", tmp_path / "out"
+        sets.mkdir()
+        for number, name in enumerate("ab"):
+            tar(sets / f"{name}.tar", {"000.png": png(number)})
+        twice = r"a\.tar:000 and .*b\.tar:000: both give 000_0\.png; ids must differ"
+        with pytest.raises(UsageError, match=twice):
+            render(sets, out, model=model)
+        render(sets / "a.tar", out, model=model, overwrite=True)
+        with pytest.raises(UsageError, match=twice):  # Also where one of them is skipped.
+            render(sets, out, model=model, skip_existing=True)
+        assert render(sets, tmp_path / "shards", model=model, to="webdataset").rendered == 2
+
+    def test_a_whole_shard_is_read_once(
+        self, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        source = tar(tmp_path / "a.tar", {f"{n:03}.png": png(n) for n in range(3)})
+        out = tmp_path / "out"
+        render(source, out, model=model, to="webdataset")
+        read: list[Path] = []
+        sha256_of = worker.sha256_of
+        monkeypatch.setattr(worker, "sha256_of", lambda path: read.append(path) or sha256_of(path))
+        again = render(source, out, model=model, to="webdataset", skip_existing=True)
+        assert again == Counts(skipped=3)
+        assert read == [out / "a.tar"]
+
+        other = Options(images=1)
+        again = render(source, out, model=model, to="webdataset", skip_existing=True, how=other)
+        assert again == Counts(rendered=3)
+        source.write_bytes(b"damaged")
+        again = render(
+            source,
+            out,
+            model=model,
+            to="webdataset",
+            skip_existing=True,
+            how=other,
+            keep_going=True,
+        )
+        assert again == Counts(failed=1)
+
+    def test_parquet_of_other_kinds(self, tmp_path: Path, model: Path) -> None:
+        pa = pytest.importorskip("pyarrow", reason="pyarrow comes with Ray Data")
+        pq = pytest.importorskip("pyarrow.parquet")
+        source, out = tmp_path / "set.parquet", tmp_path / "out"
+        for data, kind in ((["a"], "string"), ([[1, 2]], "list<.*int64>")):
+            pq.write_table(pa.table({"id": ["a"], "layout": data}), source)
+            found = rf"set\.parquet: row 0: column 'layout' is {kind}; expected bytes"
+            with pytest.raises(BadInput, match=found):
+                render(source, out, model=model, overwrite=True)
+        pq.ParquetWriter(source, pa.schema({"id": pa.string(), "layout": pa.binary()})).close()
+        with pytest.raises(BadInput, match=r"set\.parquet: holds no layouts"):
+            render(source, out, model=model, overwrite=True)
 
 
 def test_without_ray(

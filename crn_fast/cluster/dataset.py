@@ -94,11 +94,13 @@ def render(
         Unavailable: Ray is not installed or does not answer, or the backend cannot run there.
         BadInput, Mismatch: a layout or the model, as `crn-fast render`; or machines that would
             make different pictures.
-        UsageError: options that do not go together, or pictures that exist.
+        UsageError: options that do not go together, pictures that exist, or an id that names
+            several layouts' pictures.
         ResourceError: no room for an actor, the disk is full, or workers died over a unit.
     """
     ray = _ray()
-    how, out, path = how or Options(), Path(out).absolute(), models.resolve(str(model)).absolute()
+    out, path = Path(out).absolute(), models.resolve(str(model)).absolute()
+    how = (how or Options()).absolute()
     given = [source] if isinstance(source, str | Path) else source
     layouts = [os.path.abspath(item) for item in given]
     _check_folder(out, skip_existing, overwrite)
@@ -123,6 +125,7 @@ def render(
             closing(_results(ray, plan, units, min(size, len(units)), cpus, gpus)) as results,
         ):
             settings: dict[str, Entry] = {}
+            owners: dict[str, str] = {}
             for result in results:
                 for entry in result.entries:
                     manifest.add(entry)
@@ -134,6 +137,7 @@ def render(
                     report(counts, result.entries)
                 if result.error is not None:
                     raise result.error
+                _check_owners(owners, result)
                 _check_alike(list(settings.values()))
     return counts
 
@@ -258,6 +262,15 @@ def _check_distinct(units: Sequence[Unit], out: Path, how: Options, model: Path)
         count = how.count(_spec(model).images)
         names = ((path, tree.picture_names(name, how.ending, count)) for path, name in files)
         tree.check_distinct(names, out)
+
+
+def _check_owners(owners: dict[str, str], result: Result) -> None:
+    """Check that no picture replaced another: ids in files are known only when they are read."""
+    for path, layout in result.owners:
+        if (other := owners.setdefault(path, layout)) != layout:
+            raise UsageError(
+                f"{other} and {layout}: both give {path}; ids must differ over all files"
+            )
 
 
 def _spec(model: Path) -> CascadeSpec | BaselineSpec:

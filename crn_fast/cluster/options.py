@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,17 @@ class Options:
         if self.images and self.images > made:
             raise UsageError(f"--images {self.images}: the model makes {made} of a layout")
         return self.images or made
+
+    def absolute(self) -> Options:
+        """The same where another folder is the working folder: a file of labels is found there.
+
+        Raises:
+            UsageError, BadInput: no label set has this name, or the file holds none.
+        """
+        if self.labels is None or self.labels in palette.BUILTIN:
+            return self
+        palette.label_set(self.labels)
+        return replace(self, labels=str(Path(self.labels).absolute()))
 
     def labels_of(self, engine: Engine) -> LabelSet:
         """The label set that the layouts are in."""

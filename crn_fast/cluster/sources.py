@@ -88,6 +88,12 @@ class ParquetUnit:
                 ids, layouts = (batch.column(name).to_pylist() for name in self.columns)
                 for id, data in zip(ids, layouts, strict=True):
                     data = data.get("bytes") if isinstance(data, dict) else data
+                    if data is not None and not isinstance(data, bytes):
+                        kind = batch.schema.field(self.columns[1]).type
+                        raise BadInput(
+                            f"{self.path}: row {row}: column {self.columns[1]!r} is {kind}; "
+                            "expected bytes: a PNG, or ids of one byte"
+                        )
                     yield Job(f"{self.path}:{row}", str(id), data)
                     row += 1
         except (pa.ArrowException, OSError) as error:
@@ -167,11 +173,14 @@ def find(
             for path, name in found.files
         ]
     columns = (id_column, layout_column or "layout")
-    return [
+    units: list[Unit] = [
         unit
         for path, name in found.files
         for unit in _groups(path, name.with_suffix("").as_posix(), columns)
     ]
+    if not units:
+        raise BadInput(f"{sources[0]}: holds no layouts; expected Parquet files with rows")
+    return units
 
 
 def _search(sources: Sequence[str], out: Path) -> tree.Found:
@@ -195,8 +204,9 @@ def _groups(path: Path, stem: str, columns: tuple[str, str]) -> Iterator[Parquet
         raise BadInput(f"{path}: no column {missing[0]!r}; it has {', '.join(there)}")
     first = 0
     for group in range(file.num_row_groups):
-        yield ParquetUnit(f"{stem}-{group:05}", path, group, first, columns)
-        first += file.metadata.row_group(group).num_rows
+        if rows := file.metadata.row_group(group).num_rows:
+            yield ParquetUnit(f"{stem}-{group:05}", path, group, first, columns)
+            first += rows
 
 
 def _parquet(path: Path) -> Any:

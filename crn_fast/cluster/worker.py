@@ -11,7 +11,7 @@ import os
 import pickle
 import platform
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -57,6 +57,8 @@ class Result:
     number: int
     entries: list[Entry] = field(default_factory=list)
     skipped: int = 0
+    owners: list[tuple[str, str]] = field(default_factory=list)
+    """Files that hold one layout's pictures, rendered or skipped, each with that layout."""
     error: Exception | None = None
     """Ends the run."""
 
@@ -109,10 +111,10 @@ class Renderer:
 
     def _render(self, unit: Unit, result: Result) -> None:
         sink = self._sink(unit)
-        if self._plan.to != "folder" and (there := self._whole_shard(unit)):
-            result.skipped = there
-            return
         try:
+            if self._plan.to != "folder" and (there := self._whole_shard(unit)):
+                result.skipped = there
+                return
             self._fill(unit, sink, result)
         except _Unreadable as error:
             self._fail(unit, result, error)
@@ -132,8 +134,11 @@ class Renderer:
                 "it, perhaps for want of memory; give each more of it, or a smaller --batch"
             )
         mark = staging / f"{number}.{uuid4().hex}"
-        mark.write_text(f"{platform.node()} {os.getpid()}")
         try:
+            try:
+                mark.write_text(f"{platform.node()} {os.getpid()}")
+            except OSError as error:
+                raise ResourceError(f"{mark}: cannot be written ({error.strerror})") from error
             yield
         finally:
             mark.unlink(missing_ok=True)
@@ -180,7 +185,11 @@ class Renderer:
                     if not self._plan.keep_going or isinstance(item.error, ResourceError):
                         result.error = item.error
                         break
-                elif item.result is None:
+                    continue
+                if self._plan.to == "folder":
+                    names = sink.names(item.job)
+                    result.owners += [(name.as_posix(), item.job.name) for name in names]
+                if item.result is None:
                     result.skipped += 1
                 else:
                     entry = self._entry(item.job, outputs=item.result)
@@ -214,7 +223,7 @@ class Renderer:
 
     def _is_whole(self, job: Job, names: tuple[str, ...]) -> bool:
         """Whether the manifest and the files say that a layout's pictures are there."""
-        known = [entry for entry in self._done.get(names, ()) if self._fits(entry)]
+        known = [entry for entry in self._done.get(names, ()) if self._fit([entry])]
         digest = job.sha256() if known else None
         return any(entry.input_sha256 == digest for entry in known)
 
@@ -222,19 +231,23 @@ class Renderer:
         """How many layouts a unit has, if its shard is there and holds them all; else 0."""
         name = ShardSink.name_of(unit.stem, self._plan.to)
         known = {entry.input: entry for entry in self._done.get((name.as_posix(),), ())}
-        if not known or not all(self._fits(entry) for entry in known.values()):
+        if not known or not self._fit(known.values()):
             return 0
         recorded = {name: entry.input_sha256 for name, entry in known.items()}
-        return len(known) if recorded == {job.name: job.sha256() for job in unit.jobs()} else 0
+        return len(known) if recorded == {job.name: job.sha256() for job in _jobs(unit)} else 0
 
-    def _fits(self, entry: Entry) -> bool:
+    def _fit(self, entries: Collection[Entry]) -> bool:
+        """Whether layouts were rendered as they would be now, and all that holds them is whole."""
+
         def there(output: Output) -> bool:
             try:
                 return sha256_of(self._plan.out / output.path) == output.sha256
             except OSError:
                 return False
 
-        return entry.settings == self._about["settings"] and all(map(there, entry.outputs))
+        outputs = {output for entry in entries for output in entry.outputs}
+        alike = all(entry.settings == self._about["settings"] for entry in entries)
+        return alike and all(map(there, outputs))
 
 
 class _Abandoned(ResourceError):
