@@ -98,8 +98,6 @@ class Tile:
             raise ValueError(f"tile {self}: specialised means the form apply, TMA and no splits")
         if self.warps % 4 or self.rows * self.wide % (16 * self.warps):
             raise ValueError(f"tile {self}: specialised means four warps for each 64 pixels")
-        if self.stages < 2:  # a box is let go only when the next one has come
-            raise ValueError(f"tile {self}: specialised means two stages or more")
 
 
 def choose(shape: Shape, arch: int, table: Mapping[str, Tile] | None = None) -> Tile:
