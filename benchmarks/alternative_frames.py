@@ -7,7 +7,6 @@ uint8 pictures, one-hot and rounding included, each in a process of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,13 @@ import numpy as np
 
 from crn_fast.bench import frame
 from crn_fast.bench.inputs import Inputs
-from crn_fast.errors import CheckFailed, CrnError
 from crn_fast.files import write_whole
-from crn_fast.measure import ceilings, pairs, rows
+from crn_fast.measure import ceilings, rows
 from crn_fast.measure.child import Child
 from crn_fast.measure.gate import Subject
-from crn_fast.measure.machine import Contention
 from crn_fast.measure.rows import Origin, Row
+from crn_fast.measure.timer import Timing
+from crn_fast.measure.turns import take
 
 MODES = ("eager", "compiled")
 SEED = 0
@@ -52,55 +51,29 @@ def measure(
 
     first = ours[0]
     classes, size = first.spec.classes, first.spec.size
-    starts: dict[str, tuple[rows.Case, float, Callable[[], Child]]] = {}
+    starts: dict[str, Callable[[], Child]] = {}
+    cases: dict[str, tuple[rows.Case, float]] = {}
     for inputs in ours:
-        key, case = f"native {inputs.network}", frame.case_of(inputs, threads)
-        start = partial(frame.child, inputs, "native", threads)
-        starts[key] = (case, float(inputs.spec.flops()), start)
+        key = f"native {inputs.network}"
+        starts[key] = partial(frame.child, inputs, "native", threads)
+        cases[key] = frame.case_of(inputs, threads), float(inputs.spec.flops())
     for name in names:
+        case = {**frame.case_of(first, threads), "network": name}
         for mode in MODES:
-            case = {**frame.case_of(first, threads), "network": name}
-            flops = float(alternatives.flops(name, classes, size))
-            start = partial(_child, first, name, mode, threads)
-            starts[f"{name} {mode}"] = (case, flops, start)
-    found, children = [], []
+            starts[f"{name} {mode}"] = partial(_child, first, name, mode, threads)
+            cases[f"{name} {mode}"] = case, float(alternatives.flops(name, classes, size))
     limits = ceilings.measure(threads)
-    with ExitStack() as stack:
-        for key, (case, _, start) in starts.items():
-            told(f"{key}: loading, and through the gate")
-            try:
-                child = stack.enter_context(start())
-            except CrnError as error:
-                wrong = isinstance(error, CheckFailed)
-                row = Row("alternatives", case, key, "", origin, reason=str(error), wrong=wrong)
-                found.append(row)
-                continue
-            child.name = key
-            children.append(child)
-        contention = Contention()
-        taken = pairs.interleave(children, rounds, 0, frame.PAUSE, told)
-        waited = contention.share()
-        memory = {child.name: child.memory for child in children}
-    for key, reason in taken.failures.items():
-        wrong = key in taken.wrong
-        found.append(
-            Row("alternatives", starts[key][0], key, "", origin, reason=reason, wrong=wrong)
-        )
-    for key, timing in taken.timings.items():
-        case, operations, _ = starts[key]
-        figures = frame.shares(limits, operations / timing.spread.median / 1e9)
-        others = {o: pairs.ratio(t, timing) for o, t in taken.timings.items() if o != key}
-        found.append(
-            rows.measured(
-                *("alternatives", case, timing, origin),
-                operations=operations,
-                ratios=others,
-                memory=memory[key],
-                contention=waited,
-                **figures,
-            )
-        )
-    return found
+
+    def figures(operations: float, timing: Timing) -> dict[str, Any]:
+        shares = frame.shares(limits, operations / timing.spread.median / 1e9)
+        return {"operations": operations, **shares}
+
+    taken = take(starts, rounds, pause=frame.PAUSE, told=told)
+    return [
+        taken.row("alternatives", case, key, origin, partial(figures, operations))
+        for key in taken.keys
+        for case, operations in [cases[key]]
+    ]
 
 
 def make(name: str, mode: str, classes: int, labels: Path, threads: int) -> Subject:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +17,10 @@ import numpy as np
 from crn_fast.bench import frame
 from crn_fast.bench.frame import Run
 from crn_fast.bench.inputs import SCALED, Inputs
-from crn_fast.measure import pairs, rows
+from crn_fast.measure import pairs
 from crn_fast.measure.rows import Origin, Row
+from crn_fast.measure.timer import Timing
+from crn_fast.measure.turns import Taken
 from crn_fast.spec import CascadeSpec
 
 AXES = ("threads", "batch", "size", "width")
@@ -76,30 +79,26 @@ def measure(
         for subject in SUBJECTS
     }
     taken = frame.measure([*runs.values()], rounds, told)
-    timings, found = taken.rounds.timings, []
+    found = []
     for (index, subject), run in runs.items():
         point = chosen[index]
         case = {**frame.case_of(run.inputs, run.threads), "axis": point.axis, "value": point.value}
-        row = frame.row_of("scaling", run, case, taken, origin)
-        if row is None:
-            peers = {other: runs[index, other].key for other in SUBJECTS if other != subject}
-            first = runs[0, subject].key
-            others = {**peers, **({first: first} if first != run.key else {})}
-            timing, inputs = timings[run.key], run.inputs
-            row = rows.measured(
-                *("scaling", case, timing, origin),
-                operations=inputs.spec.flops() * inputs.batch,
-                moved=bytes_of(inputs.spec, inputs.batch),
-                ratios={
-                    name: pairs.ratio(timings[key], timing)
-                    for name, key in others.items()
-                    if key in timings
-                },
-                memory=taken.memory[run.key],
-                contention=taken.contention,
-            )
+        peers = {other: runs[index, other].key for other in SUBJECTS if other != subject}
+        first = runs[0, subject].key
+        others = {**peers, **({first: first} if first != run.key else {})}
+        row = taken.row("scaling", case, run.key, origin, partial(_figures, run, taken, others))
         found.append(dataclasses.replace(row, subject=subject))
     return [dataclasses.replace(row, exponents=_fit(row, found)) for row in found]
+
+
+def _figures(run: Run, taken: Taken, others: Mapping[str, str], timing: Timing) -> dict[str, Any]:
+    """Of a row; `others`: what its ratios are called -> their runs' keys."""
+    spec, batch, timings = run.inputs.spec, run.inputs.batch, taken.timings
+    return {
+        "operations": spec.flops() * batch,
+        "moved": bytes_of(spec, batch),
+        "ratios": {n: pairs.ratio(timings[k], timing) for n, k in others.items() if k in timings},
+    }
 
 
 def bytes_of(spec: CascadeSpec, batch: int = 1) -> int:

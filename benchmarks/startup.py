@@ -14,19 +14,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from crn_fast import __version__
 from crn_fast.bench import frame
 from crn_fast.bench.inputs import Inputs
-from crn_fast.errors import CheckFailed, CrnError, Unavailable
-from crn_fast.measure import pairs, rows
+from crn_fast.errors import Unavailable
 from crn_fast.measure.gate import Checked, Subject
-from crn_fast.measure.machine import Contention
 from crn_fast.measure.rows import Origin, Row
-from crn_fast.measure.timer import Spread
+from crn_fast.measure.timer import Spread, Timing
+from crn_fast.measure.turns import take
 
 PYTHON = (sys.executable, "-P")  # -P: not the folder crn_fast/ that may lie in the working folder
 COMMANDS = {
@@ -51,41 +52,26 @@ def measure(
 ) -> list[Row]:
     """Rows of `SUBJECTS`; that of frames has the process's own account in its parts."""
     case = frame.case_of(inputs, threads)
-    found, checked = [], []
     runs = {name: Frames(inputs, FRAMES[name], threads) for name in names if name in FRAMES}
-    for name in names:
-        try:
-            if name in FRAMES:
-                expected = np.load(inputs.expected, mmap_mode="r")
-                subject = Subject(name, runs[name], f"{FRAMES[name]} in a process", fetch=np.load)
-                limit, against = frame.LIMITS["fp32"], inputs.against
-            else:
-                expected, limit, against = _expected(name), 0.0, "what it should print"
-                subject = Subject(name, _printing(name), " ".join(COMMANDS[name]), fetch=_letters)
-            checked.append(Checked(subject, expected, limit, against, pictures=name in FRAMES))
-        except CrnError as error:
-            wrong, reason = isinstance(error, CheckFailed), str(error)
-            found.append(Row("startup", case, name, "", origin, reason=reason, wrong=wrong))
-    contention = Contention()
-    taken = pairs.interleave(checked, rounds, 0, told=told)
-    waited = contention.share()
-    for name, reason in taken.failures.items():
-        wrong = name in taken.wrong
-        found.append(Row("startup", case, name, "", origin, reason=reason, wrong=wrong))
-    for name, timing in taken.timings.items():
-        parts: dict[str, Spread] = {}
-        if name in runs:
-            laps = runs[name].laps[-rounds:]
-            parts = {part: Spread.of([lap[part] for lap in laps]) for part in laps[0]}
-            pass_by = zip(timing.seconds, laps, strict=True)
-            parts = {"start": Spread.of([t - sum(lap.values()) for t, lap in pass_by]), **parts}
-        others = {n: pairs.ratio(t, timing) for n, t in taken.timings.items() if n != name}
-        found.append(
-            rows.measured(
-                *("startup", case, timing, origin), parts=parts, ratios=others, contention=waited
-            )
-        )
-    return found
+
+    def start(name: str) -> Checked:
+        if name in FRAMES:
+            expected = np.load(inputs.expected, mmap_mode="r")
+            subject = Subject(name, runs[name], f"{FRAMES[name]} in a process", fetch=np.load)
+            return Checked(subject, expected, frame.LIMITS["fp32"], inputs.against)
+        subject = Subject(name, _printing(name), " ".join(COMMANDS[name]), fetch=_letters)
+        return Checked(subject, _expected(name), 0.0, "what it should print", pictures=False)
+
+    def figures(name: str, timing: Timing) -> dict[str, Any]:
+        if name not in runs:
+            return {}
+        laps = runs[name].laps[-rounds:]
+        rest = [t - sum(lap.values()) for t, lap in zip(timing.seconds, laps, strict=True)]
+        known = {part: [lap[part] for lap in laps] for part in laps[0]}
+        return {"parts": {p: Spread.of(each) for p, each in {"start": rest, **known}.items()}}
+
+    taken = take({name: partial(start, name) for name in names}, rounds, told=told)
+    return [taken.row("startup", case, name, origin, partial(figures, name)) for name in taken.keys]
 
 
 class Frames:

@@ -80,6 +80,33 @@ class Bench:
                     found.append(value)
         return found
 
+    def row(
+        self,
+        node: pytest.Item,
+        suite: str,
+        network: str,
+        subject: str,
+        measure: Callable[..., list[Row]],
+        rounds: int,
+    ) -> Row:
+        """The row of one subject; all whose tests were selected take turns with it.
+
+        Args:
+            node: the test, with the parameters `network` and `subject`.
+            suite: its name.
+            network: of this test, and so is the next.
+            subject: whose row is wanted.
+            measure: given inputs, subjects, threads, rounds, origin and `told`, their rows.
+            rounds: as the default of `rounds`.
+        """
+        names, count = self.selected(node, "subject"), self.rounds(network, rounds)
+
+        def take() -> list[Row]:
+            return measure(self.prepare(network), names, self.threads, count, self.origin, told)
+
+        found = self.once((suite, network), take)
+        return next(row for row in found if row.subject == subject)
+
     def once(self, key: Any, measure: Callable[[], Sequence[Row]]) -> list[Row]:
         """Rows of a measurement, which is made and appended to --rows the first time."""
         if key not in self._taken:

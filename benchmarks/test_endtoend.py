@@ -6,6 +6,7 @@ The case of a folder or video has `layouts` and `output`; see `crn_fast.bench.en
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -27,15 +28,11 @@ def test_one_frame(
     show: Callable[[Row], None],
     request: pytest.FixtureRequest,
 ) -> None:
-    names, rounds = bench.selected(request.node, "subject"), bench.rounds(network, 7)
+    def measure(*given: Any) -> list[Row]:
+        ready, names, threads, rounds, *rest = given
+        return endtoend.measure(ready, names, threads, rounds, bench.work, *rest)
 
-    def measure() -> list[Row]:
-        ready = bench.prepare(network)
-        given = (bench.threads, rounds, bench.work, bench.origin, told)
-        return endtoend.measure(ready, names, *given)
-
-    found = bench.once(("endtoend", network), measure)
-    show(next(row for row in found if row.subject == subject))
+    show(bench.row(request.node, "endtoend", network, subject, measure, 7))
 
 
 @pytest.mark.parametrize(("output", "subject"), OUTPUTS)

@@ -13,7 +13,7 @@ import pytest
 
 from crn_fast.bench import frame
 from crn_fast.measure.rows import Row
-from suites import Bench, told
+from suites import Bench
 
 QUICK = ("street-256",)
 ALL = ("street-256", "street-1024", "256p", "1024p")
@@ -27,12 +27,4 @@ def test_frame(
     show: Callable[[Row], None],
     request: pytest.FixtureRequest,
 ) -> None:
-    names = bench.selected(request.node, "subject")
-    rounds = bench.rounds(network, 15)
-
-    def measure() -> list[Row]:
-        inputs = bench.prepare(network)
-        return frame.compare(inputs, names, bench.threads, rounds, bench.origin, told)
-
-    found = bench.once(("frame", network), measure)
-    show(next(row for row in found if row.subject == subject))
+    show(bench.row(request.node, "frame", network, subject, frame.compare, 15))

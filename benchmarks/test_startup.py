@@ -12,7 +12,7 @@ import pytest
 
 import startup
 from crn_fast.measure.rows import Row
-from suites import Bench, told
+from suites import Bench
 
 QUICK = ("street-256",)
 ALL = ("street-256", "street-1024")
@@ -26,12 +26,4 @@ def test_startup(
     show: Callable[[Row], None],
     request: pytest.FixtureRequest,
 ) -> None:
-    names = bench.selected(request.node, "subject")
-    rounds = bench.rounds(network, 10)
-
-    def measure() -> list[Row]:
-        inputs = bench.prepare(network)
-        return startup.measure(inputs, names, bench.threads, rounds, bench.origin, told)
-
-    found = bench.once(("startup", network), measure)
-    show(next(row for row in found if row.subject == subject))
+    show(bench.row(request.node, "startup", network, subject, startup.measure, 10))

@@ -11,7 +11,7 @@ import pytest
 
 import training_steps
 from crn_fast.measure.rows import Row
-from suites import Bench, told
+from suites import Bench
 
 QUICK: tuple[str, ...] = ()
 ALL = ("street-256",)
@@ -25,12 +25,4 @@ def test_train(
     show: Callable[[Row], None],
     request: pytest.FixtureRequest,
 ) -> None:
-    names = bench.selected(request.node, "subject")
-    rounds = bench.rounds(network, 5)
-
-    def measure() -> list[Row]:
-        inputs = bench.prepare(network)
-        return training_steps.measure(inputs, names, bench.threads, rounds, bench.origin, told)
-
-    found = bench.once(("train", network), measure)
-    show(next(row for row in found if row.subject == subject))
+    show(bench.row(request.node, "train", network, subject, training_steps.measure, 5))

@@ -8,7 +8,6 @@ weights and gives the same gradients, which are compared with those in float64, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,12 @@ from crn_fast import checkpoint, image, layout
 from crn_fast.bench import frame
 from crn_fast.bench.inputs import Inputs
 from crn_fast.engine import buildable
-from crn_fast.errors import CheckFailed, CrnError
 from crn_fast.files import make_folder, write_whole
-from crn_fast.measure import ceilings, pairs, rows
+from crn_fast.measure import ceilings
 from crn_fast.measure.child import Child
 from crn_fast.measure.gate import Subject
-from crn_fast.measure.machine import Contention
 from crn_fast.measure.rows import Origin, Row
+from crn_fast.measure.turns import take
 
 BATCH = 2
 SUBJECTS: dict[str, dict[str, Any]] = {
@@ -59,43 +57,22 @@ def measure(
     if not expected.exists() or expected.stat().st_mtime < inputs.model.stat().st_mtime:
         synthesize(inputs.model, data, expected)
     limit = LIMIT * float(np.load(expected).std())
-    found, children = [], []
-    with ExitStack() as stack:
-        for name in names:
-            told(f"{name}: loading, and through the gate")
-            start = partial(make, name, inputs.model, data, threads)
-            environment = {**ceilings.environment_of(threads), **frame.ENVIRONMENT}
-            try:
-                children.append(
-                    stack.enter_context(
-                        Child(
-                            *(start, expected, limit, "float64"),
-                            environment=environment,
-                            pictures=False,
-                        )
-                    )
-                )
-            except CrnError as error:
-                wrong = isinstance(error, CheckFailed)
-                found.append(Row("train", case, name, "", origin, reason=str(error), wrong=wrong))
-        contention = Contention()
-        taken = pairs.interleave(children, rounds, 1, frame.PAUSE, told)
-        waited = contention.share()
-        memory = {child.name: child.memory for child in children}
-    for name, reason in taken.failures.items():
-        wrong = name in taken.wrong
-        found.append(Row("train", case, name, "", origin, reason=reason, wrong=wrong))
-    for name, timing in taken.timings.items():
-        found.append(
-            rows.measured(
-                *("train", case, timing, origin),
-                operations=PASSES * BATCH * inputs.spec.flops(),
-                ratios={o: pairs.ratio(t, timing) for o, t in taken.timings.items() if o != name},
-                memory=memory[name],
-                contention=waited,
-            )
+    operations = PASSES * BATCH * inputs.spec.flops()
+
+    def start(name: str) -> Child:
+        return Child(
+            partial(make, name, inputs.model, data, threads),
+            *(expected, limit, "float64"),
+            environment={**ceilings.environment_of(threads), **frame.ENVIRONMENT},
+            pictures=False,
         )
-    return found
+
+    starts = {name: partial(start, name) for name in names}
+    taken = take(starts, rounds, warmup=1, pause=frame.PAUSE, told=told)
+    return [
+        taken.row("train", case, name, origin, lambda timing: {"operations": operations})
+        for name in taken.keys
+    ]
 
 
 def make(name: str, model: Path, data: Path, threads: int) -> Subject:

@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ from PIL import Image
 from crn_fast import checkpoint, layout
 from crn_fast.bench import frame
 from crn_fast.bench.inputs import Inputs
-from crn_fast.errors import CheckFailed, CrnError, Unavailable
+from crn_fast.errors import Unavailable
 from crn_fast.files import make_folder
-from crn_fast.measure import pairs, rows
+from crn_fast.measure import rows
 from crn_fast.measure.gate import Checked, Subject
-from crn_fast.measure.machine import Contention
 from crn_fast.measure.rows import Origin, Row
 from crn_fast.measure.timer import Spread
+from crn_fast.measure.turns import take
 
 SUBJECTS = ("native", "checkpoint", "eager")
 """An engine file; a checkpoint that the backend native packs on the way; the backend eager."""
@@ -144,25 +145,12 @@ def _take(
     told: Callable[[str], object],
 ) -> list[Row]:
     """Through the gate, and by turns."""
-    found, checked = [], []
-    for name, subject in subjects.items():
-        try:
-            checked.append(Checked(subject, expected, limit, inputs.against))
-        except CrnError as error:
-            wrong, reason = isinstance(error, CheckFailed), str(error)
-            found.append(Row("endtoend", case, name, "", origin, reason=reason, wrong=wrong))
-    contention = Contention()
-    taken = pairs.interleave(checked, rounds, 0, told=told)
-    waited = contention.share()
-    for name, reason in taken.failures.items():
-        wrong = name in taken.wrong
-        found.append(Row("endtoend", case, name, "", origin, reason=reason, wrong=wrong))
-    for name, timing in taken.timings.items():
-        others = {n: pairs.ratio(t, timing) for n, t in taken.timings.items() if n != name}
-        found.append(
-            rows.measured("endtoend", case, timing, origin, ratios=others, contention=waited)
-        )
-    return found
+    starts = {
+        name: partial(Checked, subject, expected, limit, inputs.against)
+        for name, subject in subjects.items()
+    }
+    taken = take(starts, rounds, told=told)
+    return [taken.row("endtoend", case, name, origin) for name in taken.keys]
 
 
 def _with_parts(row: Row, laps: Sequence[dict[str, float]]) -> Row:

@@ -52,6 +52,38 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return encoding(unknown(command))
 
 
+fit_option = click.option(
+    "--fit",
+    type=click.Choice(["error", "pad", "crop", "nearest"]),
+    default="error",
+    show_default=True,
+    help="How a layout of another size is brought to the network's.",
+)
+images_option = click.option(
+    "--images", type=click.IntRange(min=1), metavar="K", help="Only the first K pictures."
+)
+batch_option = click.option(
+    "--batch",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Layouts to render at a time.",
+)
+
+
+def folder_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What becomes of a folder of pictures that is partly there, or where a layout is bad."""
+    skip = click.option(
+        "--skip-existing", is_flag=True, help="Leave out what the folder's manifest says is done."
+    )
+    overwrite = click.option("--overwrite", is_flag=True, help="Replace pictures that exist.")
+    keep = click.option(
+        "--keep-going", is_flag=True, help="Go on after a bad layout; exit 6 at the end."
+    )
+    return skip(overwrite(keep(command)))
+
+
 def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that decide what a network is compiled for."""
     precision = click.option(

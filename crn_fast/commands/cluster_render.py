@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from crn_fast.commands import backend_options, emit, reading_options, say, trust_option
+from crn_fast.commands import (
+    backend_options,
+    batch_option,
+    emit,
+    fit_option,
+    folder_options,
+    images_option,
+    reading_options,
+    say,
+    trust_option,
+)
 from crn_fast.errors import Interrupted, PartlyDone
 
 if TYPE_CHECKING:
@@ -68,26 +78,11 @@ Examples:
 )
 @click.option("--labels", metavar="NAME|FILE.toml", help="The layouts'. Default: the model's.")
 @reading_options
-@click.option(
-    "--fit",
-    type=click.Choice(["error", "pad", "crop", "nearest"]),
-    default="error",
-    show_default=True,
-    help="How a layout of another size is brought to the network's.",
-)
+@fit_option
 @backend_options
 @trust_option
-@click.option(
-    "--images", type=click.IntRange(min=1), metavar="K", help="Only the first K pictures."
-)
-@click.option(
-    "--batch",
-    type=click.IntRange(1, 256),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Layouts to render at a time.",
-)
+@images_option
+@batch_option
 @click.option(
     "--format",
     "picture_format",
@@ -114,11 +109,7 @@ Examples:
     metavar="N",
     help="Layouts of a folder that an engine gets at a time.",
 )
-@click.option(
-    "--skip-existing", is_flag=True, help="Leave out what the folder's manifest says is done."
-)
-@click.option("--overwrite", is_flag=True, help="Replace pictures that exist.")
-@click.option("--keep-going", is_flag=True, help="Go on after a bad layout; exit 6 at the end.")
+@folder_options
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest's lines.")
 def command(
     sources: tuple[str, ...],

@@ -73,7 +73,7 @@ def rebuild(
 ) -> None:
     """Build an engine again, as it was asked for, from the checkpoint that it was made of.
 
-    Its payload is not run, so it may be anybody's.
+    Its payload is not run, so it may be anybody's. --tune is not repeated.
     """
     from crn_fast import checkpoint as checkpoints
     from crn_fast import container, models

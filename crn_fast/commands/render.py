@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from crn_fast.commands import Size, engine_options, reading_options
+from crn_fast.commands import (
+    Size,
+    batch_option,
+    engine_options,
+    fit_option,
+    folder_options,
+    images_option,
+    reading_options,
+)
 from crn_fast.commands.rendering import Request
 from crn_fast.errors import UsageError
 from crn_fast.rendering.tree import is_many
@@ -74,18 +82,10 @@ class Fps(click.ParamType[Fraction]):
     "--labels", "label_set", metavar="NAME|FILE.toml", help="The layout's. Default: the model's."
 )
 @reading_options
-@click.option(
-    "--fit",
-    type=click.Choice(["error", "pad", "crop", "nearest"]),
-    default="error",
-    show_default=True,
-    help="How a layout of another size is brought to the network's.",
-)
+@fit_option
 @click.option("--size", type=Size(), help="Expected picture size; the network's own, or exit 4.")
 @engine_options
-@click.option(
-    "--images", type=click.IntRange(min=1), metavar="K", help="Only the first K pictures."
-)
+@images_option
 @click.option(
     "--compose", metavar="CLASS=K,...", help="One picture: these classes of picture K, others of 0."
 )
@@ -97,14 +97,7 @@ class Fps(click.ParamType[Fraction]):
     metavar="N",
     help="Pixels on each side over which --compose blends.",
 )
-@click.option(
-    "--batch",
-    type=click.IntRange(1, 256),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Layouts to render at a time.",
-)
+@batch_option
 @click.option(
     "--format",
     "picture_format",
@@ -122,11 +115,7 @@ class Fps(click.ParamType[Fraction]):
 @click.option(
     "--shard", metavar="I/N|auto", help="Only part I of N; auto: as Slurm or Kubernetes says."
 )
-@click.option(
-    "--skip-existing", is_flag=True, help="Leave out what the folder's manifest says is done."
-)
-@click.option("--overwrite", is_flag=True, help="Replace pictures that exist.")
-@click.option("--keep-going", is_flag=True, help="Go on after a bad layout; exit 6 at the end.")
+@folder_options
 @click.option("--timing", is_flag=True, help="Say how long each part took.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as a line of JSON.")
 def command(source: str, more: tuple[str, ...], **options: Any) -> None:

@@ -22,8 +22,8 @@ from crn_fast.cuda.driver import Buffer, Driver, Stream, Streams
 from crn_fast.errors import BadInput, UsageError
 
 SLOTS = 2
-LAPS = 3
-"""Runs of a batch of which the last is timed: the first may load, the second records the graph."""
+LAPS = 2
+"""Runs of a batch of which the last is timed: the first loads, and records the graph."""
 
 
 class DeviceLabels:
