@@ -1,7 +1,7 @@
 """Skips tests marked `gpu` where there is no CUDA device.
 
 `pytest --hypothesis-profile thorough` tries thousands of generated cases where a plain run tries
-a hundred.
+a hundred; `pytest tests/hostile --soak` does the same for the campaigns.
 """
 
 from __future__ import annotations
@@ -10,6 +10,11 @@ import pytest
 from hypothesis import settings
 
 settings.register_profile("thorough", max_examples=2000)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="try every case of tests/hostile")
+    parser.addoption("--seed", type=int, help="of the campaigns of tests/hostile, to repeat a run")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,0 +1,56 @@
+"""Runs the campaigns: some cases with every commit, all of them with --soak, which is `make soak`.
+
+`--soak` draws a fresh seed, prints it, and writes its outcomes into docs/reliability.jsonl and the
+page made of it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hostile.campaign import Campaigns, lines, merge, read
+from hostile.reliability import PAGE, ROWS, page
+
+FOUND = pytest.StashKey[Campaigns]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[FOUND] = Campaigns(config.getoption("--soak"), config.getoption("--seed"))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"campaigns: seed {config.stash[FOUND].seed}"
+
+
+@pytest.fixture
+def campaigns(request: pytest.FixtureRequest) -> Campaigns:
+    return request.config.stash[FOUND]
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    outcomes = merge([], config.stash[FOUND].outcomes)
+    if not outcomes:
+        return
+    terminalreporter.section("campaigns")
+    for found in outcomes:
+        kind = "control: " if found.control else ""
+        told = "".join(f", {name} {value}" for name, value in found.figures.items())
+        terminalreporter.line(
+            f"{found.promise:>3}  {kind}{found.name}: {found.failures} of {found.cases} failed, "
+            f"{found.seconds:.1f} s{told}"
+        )
+    total = sum(found.seconds for found in outcomes)
+    terminalreporter.line(f"{len(outcomes)} campaigns in {total:.0f} s")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    campaigns = session.config.stash[FOUND]
+    if campaigns.soak and campaigns.outcomes:
+        root = Path(session.config.rootpath)
+        known = merge(read(root / ROWS), campaigns.outcomes)
+        (root / ROWS).write_text(lines(known), "utf-8")
+        (root / PAGE).write_text(page(known), "utf-8")
