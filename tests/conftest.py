@@ -14,6 +14,7 @@ settings.register_profile("thorough", max_examples=2000)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="try every case of tests/hostile")
+    parser.addoption("--record", action="store_true", help="write docs/reliability.md")
     parser.addoption("--seed", type=int, help="of the campaigns of tests/hostile, to repeat a run")
 
 

@@ -1,7 +1,7 @@
 """Runs the campaigns: some cases with every commit, all of them with --soak, which is `make soak`.
 
-`--soak` draws a fresh seed, prints it, and writes its outcomes into docs/reliability.jsonl and the
-page made of it.
+`--soak` draws a fresh seed and prints it; `--record` writes the outcomes into
+docs/reliability.jsonl and the page made of it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[FOUND] = Campaigns(config.getoption("--soak"), config.getoption("--seed"))
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    return f"campaigns: seed {config.stash[FOUND].seed}"
-
-
 @pytest.fixture
 def campaigns(request: pytest.FixtureRequest) -> Campaigns:
     return request.config.stash[FOUND]
@@ -32,7 +28,8 @@ def campaigns(request: pytest.FixtureRequest) -> Campaigns:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    outcomes = merge([], config.stash[FOUND].outcomes)
+    campaigns = config.stash[FOUND]
+    outcomes = merge([], campaigns.outcomes)
     if not outcomes:
         return
     terminalreporter.section("campaigns")
@@ -44,12 +41,12 @@ def pytest_terminal_summary(
             f"{found.seconds:.1f} s{told}"
         )
     total = sum(found.seconds for found in outcomes)
-    terminalreporter.line(f"{len(outcomes)} campaigns in {total:.0f} s")
+    terminalreporter.line(f"{len(outcomes)} campaigns in {total:.0f} s, --seed {campaigns.seed}")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     campaigns = session.config.stash[FOUND]
-    if campaigns.soak and campaigns.outcomes:
+    if session.config.getoption("--record") and campaigns.outcomes:
         root = Path(session.config.rootpath)
         known = merge(read(root / ROWS), campaigns.outcomes)
         (root / ROWS).write_text(lines(known), "utf-8")
