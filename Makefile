@@ -15,7 +15,7 @@ TORCH_INDEX ?= $(shell [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/
   && $(PYTHON) -c 'import urllib.request as u; u.urlopen("$(CPU_INDEX)/", timeout=3)' 2>/dev/null \
   && echo $(CPU_INDEX))
 
-.PHONY: demo test docs ci-extra lint types package bench bench-quick report instructions sanitize \
+.PHONY: demo test soak docs ci-extra lint types package bench bench-quick report instructions sanitize \
   compile-gpu pycuda-wheel format clean
 
 demo: $(VENV)/has-core  # Rendering on a CPU needs no torch.
@@ -23,6 +23,11 @@ demo: $(VENV)/has-core  # Rendering on a CPU needs no torch.
 
 test: $(VENV)/has-train,dev
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+# Tries to break every promise, about an hour, with a fresh seed, and writes docs/reliability.md.
+# PYTEST_ARGS="-k kills --seed 7" for some of it, or again.
+soak: $(VENV)/has-train,dev
+	$(BIN)/pytest tests/hostile --soak --record $(PYTEST_ARGS)
 
 ci-extra: lint types package docs
 

@@ -38,8 +38,7 @@ OPENING = """# Reliability
 What crn_fast promises, and what came of trying to break it. `make soak` tries every case below,
 in about an hour, with a fresh seed, and writes this page; `make test` tries some of them with
 every commit. A *control* is the same campaign against a defect that was planted: it must find it.
-What is trusted and what is not is told in
-[SECURITY.md](https://github.com/crn-fast/crn_fast/blob/main/SECURITY.md).
+What is trusted and what is not is told in [SECURITY.md](security.md).
 """
 
 
