@@ -19,16 +19,8 @@ CXX = {".cpp", ".h"}
 SDIST = {
     *(".clang-format", ".gitignore", ".pre-commit-config.yaml", "CMakeLists.txt"),
     *("CONTRIBUTING.md", "LICENSE", "Makefile", "PKG-INFO", "README.md", "SECURITY.md"),
-    *(
-        "constraints.txt",
-        "crn_fast",
-        "docs",
-        "examples",
-        "kernels",
-        "pyproject.toml",
-        "tests",
-        "training",
-    ),
+    *("constraints.txt", "crn_fast", "docs", "examples", "kernels"),
+    *("pyproject.toml", "tests", "training"),
 }
 """All that may stand at the top of the sdist, so that no stray folder of data is published."""
 COMPILED = re.compile(r"crn_fast/kernels/cpu/_native\.\S*(so|pyd)")
