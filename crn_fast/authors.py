@@ -155,5 +155,5 @@ def _check_shapes(
 def _listed(names: Iterable[str]) -> str:
     """The first few names, and how many there are."""
     names = list(names)
-    first = ", ".join(name if name.isprintable() else repr(name) for name in names[:3])
+    first = ", ".join(f"{n if n.isprintable() else repr(n):.100}" for n in names[:3])
     return f"{first or 'none'}{', ...' if len(names) > 3 else ''} ({len(names)} in all)"

@@ -1,8 +1,7 @@
 """Trained weights on disk: what `train` writes (ckpt.pt) and what travels (.safetensors).
 
 Both give a `Checkpoint`: spec, label set and float tensors by name. The .safetensors form needs no
-torch and is hashed throughout; the .pt form also holds what training needs to resume and is only
-ever loaded with `weights_only=True`.
+torch; the .pt form also holds what training needs to resume. Both are hashed throughout.
 """
 
 from __future__ import annotations
@@ -12,11 +11,12 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
 
-from crn_fast import container
+from crn_fast import container, torch_file
 from crn_fast.baselines.spec import KINDS, BaselineSpec
 from crn_fast.errors import BadInput, Mismatch, Unavailable
 from crn_fast.extras import why_no_torch
@@ -74,6 +74,7 @@ def load(path: str | Path) -> Checkpoint:
         BadInput: missing, damaged, truncated, a pickle that is no checkpoint, of another version,
             or with tensors that do not fit its spec.
         Unavailable: a .pt file, and torch is not installed.
+        ResourceError: out of memory.
     """
     path = Path(path)
     if kind_of(path) == "folder":
@@ -114,35 +115,25 @@ def header(checkpoint: Checkpoint) -> dict[str, str]:
 def load_training(path: str | Path) -> dict[str, Any]:
     """Load a whole ckpt.pt: `header`, 'model' and what training resumes from.
 
-    Every member's CRC is checked first, since torch accepts flipped bits without a word; and
-    nothing but tensors and plain values is ever unpickled.
+    Every value's hash is checked, and nothing but tensors and plain values is ever unpickled: see
+    `torch_file`.
 
     Raises:
-        BadInput, Unavailable: as `load`.
+        BadInput, Unavailable, ResourceError: as `load`.
     """
     if reason := why_no_torch():
         raise Unavailable(
-            f"{path}: reading a .pt file needs torch; {reason}; or convert it to .safetensors "
-            "where there is torch: crn-fast convert"
+            f"{path}: reading a .pt file needs torch; {reason}; or convert it where torch is: "
+            f"`crn-fast convert {quote(str(path))} {quote(Path(path).stem)}.safetensors`"
         )
     import torch
 
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise BadInput(f"{path}: damaged (the CRC of {damaged} differs); get the file again")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except BadInput:
-        raise
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInput(f"{path}: not a checkpoint, or a damaged one ({reason[:160]})") from None
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
+    state = torch_file.read(path)
+    if not isinstance(state.get("model"), dict):
         raise BadInput(f"{path}: a torch file, but not a checkpoint that crn_fast train wrote")
     for name, tensor in state["model"].items():
-        plain = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
-        if not plain or tensor.dtype not in (torch.float32, torch.float16):
+        floats = isinstance(tensor, torch.Tensor) and tensor.dtype in (torch.float32, torch.float16)
+        if not floats:
             raise BadInput(
                 f"{path}: its model's {str(name)[:80]!r} is no float32 or float16 tensor"
             )
@@ -157,15 +148,23 @@ def of_training(path: Path, state: Mapping[str, Any]) -> Checkpoint:
 
 def _checkpoint(path: Path, fields: Mapping[str, Any], tensors: Mapping[str, Any]) -> Checkpoint:
     if fields.get("format") != FORMAT:
-        raise BadInput(f"{path}: not a checkpoint (its format is {fields.get('format')!r})")
-    if str(fields.get("version")) != str(VERSION):
+        named = quote(str(path)), quote(str(path.with_suffix(".crn")))
         raise BadInput(
-            f"{path}: checkpoint version {fields.get('version')}; this crn_fast reads {VERSION}: "
-            "write it again with this version, or install the one that wrote it"
+            f"{path}: not a checkpoint (its format is {fields.get('format')!r:.40}); an engine is "
+            + (
+                "made of one: give that"
+                if path.suffix == ".crn"
+                else f"known by its ending: `mv -n {' '.join(named)}`"
+            )
+        )
+    if (version := str(fields.get("version"))) != str(VERSION):
+        raise BadInput(
+            f"{path}: checkpoint version {version:.40}; this crn_fast reads {VERSION}: write it "
+            "again with this version, or install the one that wrote it"
         )
     found = fields.get("kind")
     if found not in (KIND, *KINDS):
-        raise BadInput(f"{path}: holds a network of kind {found!r}; expected {KIND!r}")
+        raise BadInput(f"{path}: holds a network of kind {found!r:.40}; expected {KIND!r}")
     try:
         form = CascadeSpec if found == KIND else BaselineSpec
         spec = form.from_json(fields["spec"])

@@ -16,8 +16,9 @@ import json
 import mmap
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from math import prod
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +28,8 @@ from crn_fast.kernels.cpu.threads import usable_cpus
 
 LINE = 64
 """Bytes of a cache line."""
+HEADER_LIMIT = 8 << 20
+"""Bytes; those of the largest networks have some ten thousand."""
 DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "F16": np.dtype("<f2"),
@@ -96,14 +99,12 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             names the tensor.
         ResourceError: the system does not map it.
     """
-    metadata = read_metadata(path)
+    pages, places, metadata = _open(path)
     hashes = json_table(metadata.get("tensors_sha256", ""), f"{path}: tensors_sha256")
-    try:
-        tensors = _map(path)
-    except OSError as error:
-        raise ResourceError(f"{path}: cannot be mapped into memory ({error.strerror})") from None
-    except (TypeError, KeyError, ValueError) as error:
-        raise BadInput(f"{path}: damaged ({error}); get the file again") from None
+    tensors = {
+        name: np.ndarray(place.shape, place.dtype, pages, place.start)
+        for name, place in places.items()
+    }
 
     def hashed(tensor: np.ndarray) -> str:
         sha256 = tensor_sha256(tensor)
@@ -113,23 +114,100 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     found = _on_all_cpus(hashed, tensors)
     for name in sorted(hashes.keys() | found.keys()):
         if name not in found or found[name] != hashes.get(name):
-            raise BadInput(f"{path}: tensor {name} is damaged (its SHA-256 differs); get it again")
+            raise BadInput(
+                f"{path}: tensor {name:.200} is damaged (its SHA-256 differs); get it again"
+            )
     return tensors, metadata
 
 
-def _map(path: str | Path) -> dict[str, np.ndarray]:
-    """The tensors of a file whose header the safetensors library has found in order."""
-    with open(path, "rb") as file:
-        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Read and verify the metadata alone.
+
+    Raises:
+        BadInput, ResourceError: as `read`.
+    """
+    return _open(path)[2]
+
+
+class _Place(NamedTuple):
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    start: int
+    """in the file"""
+    end: int
+
+
+def _open(path: str | Path) -> tuple[mmap.mmap, dict[str, _Place], dict[str, str]]:
+    """Map a file; where its tensors lie, and its metadata, verified. All of it from one opening."""
+    require_file(path, "a .safetensors or .crn file")
+    try:
+        with open(path, "rb") as file:
+            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        places, metadata = _parse(pages)
+    except OSError as error:
+        raise ResourceError(f"{path}: cannot be mapped into memory ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise BadInput(
+            f"{path}: not a whole safetensors file ({error!s:.200}); it is truncated, damaged "
+            "or of another kind"
+        ) from None
+    if "metadata_sha256" not in metadata:
+        raise BadInput(f"{path}: a safetensors file, but not one that crn_fast wrote")
+    if metadata_sha256(metadata) != metadata["metadata_sha256"]:
+        raise BadInput(f"{path}: its metadata is damaged (its SHA-256 differs); get the file again")
+    return pages, places, metadata
+
+
+def _parse(pages: mmap.mmap) -> tuple[dict[str, _Place], dict[str, str]]:
+    """The header of a safetensors file; a ValueError unless its tensors fill the file exactly."""
     first = 8 + int.from_bytes(pages[:8], "little")
-    header = json.loads(pages[8:first])
-    header.pop("__metadata__", None)
-    return {
-        name: np.ndarray(
-            entry["shape"], DTYPES[entry["dtype"]], pages, first + entry["data_offsets"][0]
-        )
-        for name, entry in header.items()
-    }
+    if first > min(len(pages), HEADER_LIMIT):
+        raise ValueError(f"a header of {first - 8} bytes in a file of {len(pages)}")
+    header = json.loads(pages[8:first].decode(), object_pairs_hook=_each_once)
+    metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ValueError("its metadata is no table of text")
+    places = {name: _place_of(name, entry, first) for name, entry in header.items()}
+    end = first
+    for name, place in sorted(places.items(), key=lambda item: item[1].start):
+        if place.start != end:
+            raise ValueError(f"tensor {name} begins at byte {place.start}; expected {end}")
+        end = place.end
+    if end != len(pages):
+        raise ValueError(f"its tensors end at byte {end}, the file at {len(pages)}")
+    return places, metadata
+
+
+def _place_of(name: str, entry: Any, first: int) -> _Place:
+    if not name.isprintable() or len(name) > 200:
+        raise ValueError("a tensor's name is no line of text")
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"tensor {name} is not described by dtype, shape and data_offsets")
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    for numbers in (shape, offsets):
+        if not isinstance(numbers, list) or not all(type(n) is int and n >= 0 for n in numbers):
+            raise ValueError(f"tensor {name}'s shape and offsets are no lists of numbers")
+    if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
+        raise ValueError(f"tensor {name} is {entry['dtype']!r:.40}; known are {', '.join(DTYPES)}")
+    dtype = DTYPES[entry["dtype"]]
+    if (
+        len(shape) > 8
+        or len(offsets) != 2
+        or offsets[1] - offsets[0] != prod(shape) * dtype.itemsize
+    ):
+        raise ValueError(f"tensor {name}'s offsets do not fit its shape")
+    # An array of 0 bytes may have sides of any length, but numpy has limits.
+    if prod(max(side, 1) for side in shape) >= 1 << 48 or (first + offsets[0]) % dtype.itemsize:
+        raise ValueError(f"tensor {name} is too long, or not aligned")
+    return _Place(dtype, tuple(shape), first + offsets[0], first + offsets[1])
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a ValueError where a name is there twice: readers differ on which counts."""
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a name is there twice")
+    return table
 
 
 def release(array: np.ndarray) -> None:
@@ -148,30 +226,6 @@ def release(array: np.ndarray) -> None:
     length = (start + array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
     if length > 0:
         base.madvise(mmap.MADV_DONTNEED, first, length)
-
-
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """Read and verify the metadata alone.
-
-    Raises:
-        BadInput: as `read`.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    require_file(path, "a .safetensors or .crn file")
-    try:
-        with safe_open(path, "np") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise BadInput(
-            f"{path}: not a whole safetensors file ({error}); it is truncated, damaged or of "
-            "another kind"
-        ) from None
-    if "metadata_sha256" not in metadata:
-        raise BadInput(f"{path}: a safetensors file, but not one that crn_fast wrote")
-    if metadata_sha256(metadata) != metadata["metadata_sha256"]:
-        raise BadInput(f"{path}: its metadata is damaged (its SHA-256 differs); get the file again")
-    return metadata
 
 
 def json_table(text: str, source: str) -> dict[str, str]:

@@ -91,7 +91,7 @@ def check(
     """
     found = digest(metadata)
     signature = metadata.get(SIGNATURE, "")
-    if found not in _vouched and not hmac.compare_digest(signature.encode(), _hmac(found).encode()):
+    if found not in _vouched and not _is_ours(signature, found):
         state = "signed by another user or machine" if signature else "not signed"
         raise BadInput(
             f"{source}: {state}, and an engine of the backend {metadata.get('backend')} is "
@@ -116,6 +116,12 @@ def key_path() -> Path:
         ) from None
 
 
+def _is_ours(signature: str, digest: str) -> bool:
+    """Whether the user's key signed it; where there is no key yet, none is made."""
+    there = bool(signature) and os.path.lexists(key_path())
+    return there and hmac.compare_digest(signature.encode(), _hmac(digest).encode())
+
+
 def _hmac(text: str) -> str:
     return hmac.new(_key(), text.encode(), hashlib.sha256).hexdigest()
 
@@ -126,8 +132,9 @@ def _key() -> bytes:
     try:
         if not path.exists():
             _make(path)
-        state = path.stat()
-        key = path.read_bytes()
+        with path.open("rb") as stream:
+            state = os.fstat(stream.fileno())
+            key = stream.read(KEY_BYTES + 1)
     except OSError as error:
         if isinstance(error, ResourceError):
             raise
@@ -135,7 +142,8 @@ def _key() -> bytes:
             f"{path}: the key that engines are signed with cannot be read or made "
             f"({error.strerror or error})"
         ) from None
-    if len(key) != KEY_BYTES or (os.name == "posix" and state.st_mode & 0o077):
+    private = os.name != "posix" or not (state.st_mode & 0o077 or state.st_uid != os.geteuid())
+    if len(key) != KEY_BYTES or not private:
         raise ResourceError(
             f"{path}: not a key of {KEY_BYTES} bytes that its owner alone may read; delete it, and "
             "build engines again with a new one"

@@ -16,7 +16,7 @@ import tiny
 pytest.importorskip("torch", reason="a .pt file needs torch")
 
 from crn_fast import checkpoint, container
-from crn_fast.errors import BadInput, CrnError, Mismatch
+from crn_fast.errors import BadInput, Mismatch
 
 FORMS = ["net.safetensors", "net.pt"]
 
@@ -100,28 +100,6 @@ def test_a_torch_file_that_is_no_checkpoint(content: object, tmp_path: Path) -> 
     torch.save(content, path)
     with pytest.raises(BadInput, match=r"other\.pt: "):
         checkpoint.load(path)
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_damage_is_noticed(form: str, tmp_path: Path) -> None:
-    """200 single-bit flips and 40 truncations, fixed seed: the same network, or refused."""
-    path = tiny.save_checkpoint(tmp_path / form)
-    whole, sha256 = path.read_bytes(), tiny.make_checkpoint().sha256()
-    rng = np.random.default_rng(0)
-    refused = 0
-    for trial in range(240):
-        damaged = bytearray(whole)
-        if trial < 200:
-            damaged[rng.integers(len(whole))] ^= 1 << int(rng.integers(8))
-        else:
-            del damaged[rng.integers(len(whole)) :]
-        path.write_bytes(damaged)
-        try:
-            assert checkpoint.load(path).sha256() == sha256
-        except CrnError as error:
-            assert path.name in str(error)
-            refused += 1
-    assert refused > 150
 
 
 @pytest.mark.parametrize(

@@ -14,15 +14,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pytest
 
 from crn_fast.cli import main
-from crn_fast.cluster import Counts, Options, dataset, render, worker
+from crn_fast.cluster import Counts, Options, dataset, render, wire, worker
 from crn_fast.cluster.sinks import STAGING
+from crn_fast.cluster.sources import FolderUnit, ParquetUnit, TarUnit, Unit
+from crn_fast.cluster.wire import Result
 from crn_fast.cluster.worker import ATTEMPTS, Renderer
 from crn_fast.errors import BadInput, Mismatch, ResourceError, UsageError
 from crn_fast.layout import LabelMap, write
@@ -340,6 +342,39 @@ class TestSets:
             render(source, out, model=model, overwrite=True)
 
 
+@pytest.mark.parametrize(
+    "unit",
+    [
+        FolderUnit("part-00000", ((Path("in/ä\udcff.png"), PurePosixPath("ä\udcff.png")),)),
+        ParquetUnit("set-00001", Path("set.parquet"), 1, 64, ("id", "layout")),
+        TarUnit("a/b", Path("a/b.tar"), "seg.png"),
+    ],
+)
+def test_units_travel(unit: Unit) -> None:
+    assert wire.read_unit(wire.write_unit(7, unit)) == (7, unit)
+
+
+@pytest.mark.parametrize(
+    ("error", "arrives"),
+    [
+        (None, None),
+        (Mismatch("of\nsize"), Mismatch),
+        (worker._Abandoned("died"), ResourceError),
+        (KeyError("ours"), RuntimeError),
+    ],
+)
+def test_results_travel(error: Exception | None, arrives: type[Exception] | None) -> None:
+    output = manifest.Output("a.png", "00")
+    about = dict.fromkeys(("model", "model_sha256", "backend", "precision", "settings"), "x")
+    entry = Entry(input="a", input_sha256=None, outputs=(output,), status="done", **about)
+    sent = Result(3, [entry], 2, [("a.png", "a")], error)
+    found = wire.read_result(wire.write_result(sent))
+    assert (found.number, found.entries, found.skipped, found.owners) == (
+        *(sent.number, sent.entries, sent.skipped, sent.owners),
+    )
+    assert (type(found.error), str(found.error)) == (arrives or type(None), str(error))
+
+
 def test_without_ray(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -398,3 +433,11 @@ def _kill_one(staging: Path, killed: list[int]) -> None:
                 killed.append(pid)
                 return
         time.sleep(0.001)
+
+
+def test_a_tar_that_says_its_layout_is_endless(tmp_path: Path) -> None:
+    entry = tarfile.TarInfo("a.png")
+    entry.size = 1 << 40
+    (tmp_path / "x.tar").write_bytes(entry.tobuf() + bytes(1 << 16))
+    with pytest.raises(BadInput, match=r"'a\.png' would be 1099511627776 bytes"):
+        list(TarUnit("x", tmp_path / "x.tar", "png").jobs())

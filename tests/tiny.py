@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crn_fast import checkpoint
+from crn_fast import checkpoint, torch_file
 from crn_fast.checkpoint import Checkpoint
 from crn_fast.palette import label_set
 from crn_fast.spec import CascadeSpec
@@ -54,7 +54,8 @@ def save_checkpoint(path: Path, spec: CascadeSpec = SPEC, labels: str = "camvid"
         import torch
 
         model = {name: torch.from_numpy(tensor) for name, tensor in made.tensors.items()}
-        torch.save({**checkpoint.header(made), "model": model}, path)
+        with path.open("wb") as stream:
+            torch_file.write({**checkpoint.header(made), "model": model}, stream)
     else:
         checkpoint.save(path, made)
     return path

@@ -13,7 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crn_fast.errors import BadInput, Unavailable
+from crn_fast import torch_file
+from crn_fast.errors import BadInput, ResourceError, Unavailable
+from crn_fast.extras import way_to
+from crn_fast.files import require_file
 
 BLOCKS = (2, 2, 4, 4, 4)
 """Convolutions in each block of VGG-19."""
@@ -122,6 +125,7 @@ def load(kind: str, path: str | Path) -> Extractor:
     Raises:
         BadInput: no path given, no such file, or not the weights of that network.
         Unavailable: a .mat file, and scipy is not installed.
+        ResourceError: out of memory.
     """
     if not str(path):
         raise BadInput(
@@ -129,20 +133,19 @@ def load(kind: str, path: str | Path) -> Extractor:
             "--set loss.weights=PATH"
         )
     path = Path(path)
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file; expected the weights of the feature network {kind}")
+    require_file(path, f"the weights of the feature network {kind}")
     try:
         if path.suffix == ".mat":
             extractor: Extractor = VGG19(_matconvnet(path), torchvision=False)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch_file.read_foreign(path, f"the weights of the feature network {kind}")
             extractor = (
                 Distilled(state) if kind == "distilled" else VGG19(_pth(state), torchvision=True)
             )
         side = 1 << len(BLOCKS)
         with torch.no_grad():
             extractor(torch.zeros(1, 3, side, side))
-    except Unavailable:
+    except (BadInput, ResourceError, Unavailable):
         raise
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -163,7 +166,7 @@ def _matconvnet(path: Path) -> list[tuple[Tensor, Tensor]]:
     try:
         from scipy.io import loadmat
     except ImportError:
-        raise Unavailable(f"{path}: reading .mat files needs scipy: pip install scipy") from None
+        raise Unavailable(f"{path}: reading .mat files needs scipy: {way_to('train')}") from None
     weights: list[tuple[Tensor, Tensor]] = []
     for layer in loadmat(path)["layers"][0]:
         fields = layer[0][0]

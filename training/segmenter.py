@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crn_fast import checkpoint
+from crn_fast import checkpoint, torch_file
 from crn_fast.errors import BadInput, Mismatch
 from crn_fast.files import require_file, write_whole
 from crn_fast.palette import LabelSet
@@ -127,7 +127,7 @@ def save(path: str | Path, model: Segmenter, notes: dict[str, str]) -> None:
             if tensor.is_floating_point()
         },
     }
-    write_whole(path, lambda stream: torch.save(state, stream))
+    write_whole(path, lambda stream: torch_file.write(state, stream))
 
 
 def load(path: str | Path, labels: LabelSet) -> Segmenter:

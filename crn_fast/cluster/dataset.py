@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -22,8 +21,10 @@ from crn_fast.cluster import sources
 from crn_fast.cluster.options import Options
 from crn_fast.cluster.sinks import STAGING, To
 from crn_fast.cluster.sources import FolderUnit, Unit
-from crn_fast.cluster.worker import Plan, Renderer, Result
+from crn_fast.cluster.wire import Result, read_result, write_unit
+from crn_fast.cluster.worker import Plan, Renderer
 from crn_fast.errors import Mismatch, ResourceError, Unavailable, UsageError
+from crn_fast.extras import way_to
 from crn_fast.files import make_folder
 from crn_fast.rendering import tree
 from crn_fast.rendering.manifest import Entry, Manifest
@@ -157,9 +158,7 @@ def _ray() -> Any:
         return ray
     except ImportError as error:
         reason = str(error).splitlines()[0]
-        raise Unavailable(
-            f"Ray Data cannot be imported ({reason}): pip install 'crn-fast[cluster]'"
-        ) from None
+        raise Unavailable(f"Ray Data cannot be imported ({reason}): {way_to('cluster')}") from None
 
 
 @contextmanager
@@ -187,6 +186,8 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
 def _staging(out: Path) -> Iterator[None]:
     """The folder for what is not whole yet; what a run that was killed left in it goes, too."""
     folder = out / STAGING
+    if folder.is_symlink():
+        raise ResourceError(f"{folder}: is a link; remove it, or name another -o")
     shutil.rmtree(folder, ignore_errors=True)
     make_folder(folder)
     try:
@@ -223,7 +224,7 @@ def _results(
     ray: Any, plan: Plan, units: Sequence[Unit], actors: int, cpus: int, gpus: float
 ) -> Generator[Result, None, None]:
     """The units' results, in their order, each once."""
-    rows = [{"unit": pickle.dumps(numbered)} for numbered in enumerate(units)]
+    rows = [{"unit": write_unit(number, unit)} for number, unit in enumerate(units)]
     data = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         Renderer,
         batch_size=1,
@@ -237,7 +238,7 @@ def _results(
     data.context.execution_options.preserve_order = True
     try:
         for row in data.iter_rows():
-            yield pickle.loads(row["result"])
+            yield read_result(str(row["result"]))
     except ray.exceptions.RayError as error:
         reason = " ".join(str(error).split())[-300:]
         raise Unavailable(f"Ray: the workers cannot start or be reached: {reason}") from error

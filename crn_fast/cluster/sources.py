@@ -18,6 +18,8 @@ from crn_fast.rendering import tree
 from crn_fast.rendering.manifest import sha256_of
 
 SETS = (".parquet", ".tar")
+LARGEST = 1 << 28
+"""Bytes of a layout in a tar, which may say that it is any size: more than any PNG that is read."""
 ROWS = 64
 """Rows of a Parquet file that are in memory at a time."""
 
@@ -128,6 +130,8 @@ class TarUnit:
                             yield Job(f"{self.path}:{key}", key, data)
                         key, data = found, None
                     if ending == self.member and (stream := archive.extractfile(entry)):
+                        if entry.size > LARGEST:
+                            raise ValueError(f"{entry.name!r} would be {entry.size} bytes")
                         data = stream.read()
         except (tarfile.TarError, OSError, EOFError, ValueError) as error:
             raise BadInput(f"{self.path}: cannot be read as a tar ({error})") from None

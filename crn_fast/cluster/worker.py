@@ -8,12 +8,11 @@ and go to, so never leave the process.
 from __future__ import annotations
 
 import os
-import pickle
 import platform
 import traceback
 from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,6 +21,7 @@ from crn_fast import image, trust
 from crn_fast.cluster.options import Options
 from crn_fast.cluster.sinks import STAGING, FolderSink, ShardSink, Sink, To
 from crn_fast.cluster.sources import Job, Unit
+from crn_fast.cluster.wire import Result, read_unit, write_result
 from crn_fast.engine import Engine
 from crn_fast.errors import BadInput, CrnError, ResourceError
 from crn_fast.layout import LabelMap, check_reading
@@ -50,21 +50,8 @@ class Plan:
     """Engines that the user trusts, by SHA-256."""
 
 
-@dataclass
-class Result:
-    """What became of a unit."""
-
-    number: int
-    entries: list[Entry] = field(default_factory=list)
-    skipped: int = 0
-    owners: list[tuple[str, str]] = field(default_factory=list)
-    """Files that hold one layout's pictures, rendered or skipped, each with that layout."""
-    error: Exception | None = None
-    """Ends the run."""
-
-
 class Renderer:
-    """For Ray Data's `map_batches`: units in, results out, both pickled."""
+    """For Ray Data's `map_batches`: units in, results out: see `wire`."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan, self._how = plan, plan.how
@@ -75,8 +62,8 @@ class Renderer:
             self._problem = error  # Ray itself would only say that a worker did not start.
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        units: list[tuple[int, Unit]] = [pickle.loads(unit) for unit in batch["unit"]]
-        return {"result": [pickle.dumps(self.render(number, unit)) for number, unit in units]}
+        units = [read_unit(str(unit)) for unit in batch["unit"]]
+        return {"result": [write_result(self.render(number, unit)) for number, unit in units]}
 
     def render(self, number: int, unit: Unit) -> Result:
         """Render a unit's layouts; nothing is raised."""

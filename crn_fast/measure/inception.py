@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from crn_fast import torch_file
 from crn_fast.errors import BadInput
-from crn_fast.files import require_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,11 +113,9 @@ def load(path: str | Path, device: str = "cpu") -> Inception:
         BadInput: no such file, or not the weights of this network.
         ResourceError: it may not be read.
     """
-    import torch
-
-    require_file(path, "the weights of Inception-v3 to mixed_7")
+    weights = torch_file.read_foreign(path, "the weights of Inception-v3 to mixed_7")
     try:
-        return Inception(torch.load(path, map_location="cpu", weights_only=True), device)
+        return Inception(weights, device)
     except Exception as error:
         kind = type(error).__name__
         reason = str(error).splitlines()[0] if str(error) else kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 
 from click.testing import CliRunner  # noqa: E402
 
-from crn_fast import checkpoint  # noqa: E402
+from crn_fast import checkpoint, torch_file  # noqa: E402
 from crn_fast.errors import BadInput, Mismatch  # noqa: E402
+from crn_fast.files import write_whole  # noqa: E402
 from crn_fast.palette import label_set  # noqa: E402
 from crn_fast.training import data, segment, segmenter  # noqa: E402
 from crn_fast.training.recipe import Source, TrainingRecipe  # noqa: E402
@@ -65,10 +67,11 @@ def test_what_is_no_segmenter_is_named(tmp_path: Path) -> None:
     path = tmp_path / "s.pt"
     with pytest.raises(BadInput, match="no such file"):
         segmenter.load(path, CAMVID)
-    torch.save({"kind": "cascade", "model": {}}, path)
+    write_whole(path, partial(torch_file.write, {"kind": "cascade", "model": {}}))
     with pytest.raises(BadInput, match="kind 'cascade'; expected 'segmenter'"):
         segmenter.load(path, CAMVID)
-    torch.save({"kind": "segmenter", "model": {}, "labels": CAMVID.to_json()}, path)
+    state = {"kind": "segmenter", "model": {}, "labels": CAMVID.to_json()}
+    write_whole(path, partial(torch_file.write, state))
     with pytest.raises(BadInput, match="do not make a segmenter"):
         segmenter.load(path, CAMVID)
     segmenter.save(path, make(), {})
