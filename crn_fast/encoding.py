@@ -96,7 +96,7 @@ def decide(
         if not sound and unknown != "error":
             raise BadInput(
                 f"{name}: has values that are neither ids nor train ids of {labels.name}, so "
-                "--encoding auto cannot tell which it holds; give --encoding ids or train-ids"
+                "auto cannot tell which it holds; use `--encoding ids` or `--encoding train-ids`"
             )
     if not sound:
         return "ids"
@@ -108,7 +108,7 @@ def decide(
             raise BadInput(
                 f"{name}: value {at_first(pixels.values, differ)} is {next(classes)!r} by {chosen} "
                 f"but {next(classes)!r} by {other}, and every pixel is known in both; "
-                f"say which with --encoding {chosen} or --encoding {other}"
+                f"say which with `--encoding {chosen}` or `--encoding {other}`"
             )
     return chosen
 
@@ -150,12 +150,12 @@ def explain_color(pixels: Pixels, strange: np.ndarray, labels: LabelSet, name: s
     if others >= _PHOTO_COLORS:
         return message + (
             "; this looks like a photograph, or a layout that went through JPEG or smooth resizing;"
-            " give the layout itself, or --unknown nearest if it is one"
+            " give the layout itself, or add `--unknown nearest` if it is one"
         )
     hints = _other_sets(pixels, labels)
     if pixels.values is None and with_grey(pixels).values is not None:
-        hints.append("it is grey: --encoding ids reads the grey level as the id")
-    hints.append("--unknown nearest takes the class of the nearest colour")
+        hints.append("it is grey: `--encoding ids` reads the grey level as the id")
+    hints.append("`--unknown nearest` takes the class of the nearest colour")
     return f"{message}; {'; '.join(hints)}"
 
 
@@ -170,29 +170,44 @@ def explain_id(
         f"{name}: value {at_first(values, strange)} is none of the {chosen} of {labels.name} "
         f"({_ranges(ids)})"
     )
-    if values.dtype == np.uint8 and len(np.unique(values[strange])) > _PHOTO_GREYS:
+    instances = int(values.max()) // 1000 in set(ids) - {0}
+    if not instances and len(np.unique(values[strange])) > _PHOTO_GREYS:
         return message + "; this looks like a photograph or a depth map; give the layout itself"
     hints = [
-        f"--encoding {other} fits every pixel"
+        f"`--encoding {other}` fits every pixel"
         for other, found in readings.items()
         if other != chosen and not (found == UNKNOWN).any()
     ]
-    if name.endswith("_instanceIds.png") or int(values.max()) // 1000 in set(ids) - {0}:
+    if instances or name.endswith("_instanceIds.png"):
         hints.append("it looks like instance ids: give the file of label ids")
     hints += _other_sets(pixels, labels)
     if labels.void is not None:
-        hints.append(f"--unknown void reads unknown values as {labels.names[labels.void]!r}")
+        # Where other values could be train ids, 'auto' would not know which are unknown.
+        which = f"--encoding {chosen} " * ("train-ids" in readings)
+        void = labels.names[labels.void]
+        hints.append(f"`{which}--unknown void` reads unknown values as {void!r}")
     return f"{message}; {'; '.join(hints or ['correct the file, or name its label set'])}"
 
 
 def _other_sets(pixels: Pixels, labels: LabelSet) -> list[str]:
-    """A hint for each built-in set in which every pixel is known."""
+    """A hint for the first built-in set in which every pixel is known."""
+    values, colors = (
+        None if part is None else set(np.unique(part).tolist())
+        for part in (pixels.values, pixels.colors)
+    )
+
+    def fits(other: LabelSet) -> bool:
+        ids = [other.ids.keys(), (other.train_ids or {}).keys()]
+        if values is not None and any(values <= known for known in ids):
+            return True
+        return colors is not None and colors <= {
+            red | green << 8 | blue << 16 for red, green, blue in other.color_channels
+        }
+
     return [
-        f"every pixel fits {other}: try --labels {other}"
+        f"every pixel fits {other}: try `--labels {other}`"
         for other in BUILTIN
-        if other != labels.name
-        for found in readings_of(pixels, label_set(other)).values()
-        if not (found == UNKNOWN).any()
+        if other != labels.name and fits(label_set(other))
     ][:1]
 
 

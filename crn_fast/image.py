@@ -10,7 +10,7 @@ import numpy as np
 
 from crn_fast import png_writer
 from crn_fast.errors import BadInput, UsageError
-from crn_fast.files import require_file, write_bytes
+from crn_fast.files import ending_in, require_file, write_bytes
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP"}
 """File ending -> Pillow's name."""
@@ -59,10 +59,12 @@ def format_of(path: str | Path, wanted: str | None = None) -> str:
     ending = Path(path).suffix.removeprefix(".").lower()
     name = wanted or ending
     if name not in FORMATS:
+        inside = Path(path).is_dir()
+        meant = (str(Path(path, "picture.png")),) if inside else ending_in(path, ".png")
         raise UsageError(
-            f"{path}: cannot tell a picture format from {name or 'no ending'!r}; "
-            f"expected one of {', '.join(FORMATS)}"
-        )
+            f"{path}: {'is a folder' if inside else 'is no name of a picture'}; expected one that "
+            f"ends in {', '.join(f'.{name}' for name in FORMATS)}"
+        ).instead_of(str(path), *meant)
     if ending in FORMATS and FORMATS[ending] != FORMATS[name]:
         raise UsageError(f"{path}: ends in .{ending}, but the format asked for is {name}")
     return name

@@ -26,7 +26,7 @@ from crn_fast.encoding import (
     with_grey,
 )
 from crn_fast.errors import BadInput, Mismatch, UsageError
-from crn_fast.files import write_whole
+from crn_fast.files import ending_in, write_whole
 from crn_fast.palette import LabelSet
 
 Encoding = Literal["auto", "ids", "train-ids", "color"]
@@ -51,7 +51,13 @@ class LabelMap:
     """How it was read, for people: 'ids', 'color; 12 unknown pixels read as none'."""
 
     def __post_init__(self) -> None:
-        array = np.asarray(self.array)
+        # A copy, that nobody can change between the check and the rendering.
+        array = np.array(self.array)
+        if isinstance(self.array, np.ma.MaskedArray):
+            raise BadInput(
+                f"{self.source}: is a masked array; fill it with the void class or another: "
+                "array.filled(value)"
+            )
         if array.ndim != 2 or not array.size or array.dtype.kind not in "biu":
             raise BadInput(
                 f"{self.source}: {array.dtype} array of shape {array.shape}; expected integers "
@@ -143,7 +149,7 @@ def interpret(
     if chosen not in readings:
         raise BadInput(
             f"{name}: a {pixels.kind} PNG cannot be read with --encoding {encoding}; "
-            f"use --encoding {' or '.join(readings)}"
+            f"use {' or '.join(f'`--encoding {reading}`' for reading in readings)}"
         )
     channels, how = readings[chosen], str(chosen)
     strange = channels == UNKNOWN
@@ -177,6 +183,11 @@ def fit(layout: LabelMap, size: tuple[int, int], how: Fit = "error") -> LabelMap
         return layout
     array, (height, width) = layout.array, layout.size
     sizes = f"{layout.source}: layout is {_by(layout.size)} (height x width), needed is {_by(size)}"
+    larger = height >= size[0] and width >= size[1]
+    smaller = height <= size[0] and width <= size[1] and layout.labels.void is not None
+    ways = " or ".join(
+        ["`--fit nearest` (resize)", *["`--fit crop`"] * larger, *["`--fit pad`"] * smaller]
+    )
     if how == "nearest":
         rows, columns = (
             (2 * np.arange(new) + 1) * old // (2 * new)
@@ -184,20 +195,22 @@ def fit(layout: LabelMap, size: tuple[int, int], how: Fit = "error") -> LabelMap
         )
         fitted = array[rows[:, None], columns]
     elif how == "crop":
-        if height < size[0] or width < size[1]:
-            raise Mismatch(f"{sizes}: too small to crop; use --fit nearest or --fit pad")
+        if not larger:
+            raise Mismatch(f"{sizes}: too small to crop; use {ways}")
         top, left = (height - size[0]) // 2, (width - size[1]) // 2
         fitted = array[top : top + size[0], left : left + size[1]]
     elif how == "pad":
         if height > size[0] or width > size[1]:
-            raise Mismatch(f"{sizes}: too large to pad; use --fit nearest or --fit crop")
+            raise Mismatch(f"{sizes}: too large to pad; use {ways}")
         if layout.labels.void is None:
-            raise Mismatch(f"{sizes}: {layout.labels.name} has no void class to pad with")
+            raise Mismatch(
+                f"{sizes}: {layout.labels.name} has no void class to pad with; use {ways}"
+            )
         top, left = (size[0] - height) // 2, (size[1] - width) // 2
         fitted = np.full(size, layout.labels.void, np.uint8)
         fitted[top : top + height, left : left + width] = array
     else:
-        raise Mismatch(f"{sizes}; use --fit nearest (resize), --fit crop or --fit pad")
+        raise Mismatch(f"{sizes}; use {ways}")
     return LabelMap(fitted, layout.labels, layout.source, layout.encoding)
 
 
@@ -236,7 +249,7 @@ def convert(
         raise Mismatch(
             f"{layout.source}: class {before.names[layout.array[row, column]]!r} of {before.name} "
             f"at row {row}, column {column} has no counterpart in {labels.name}; map it with "
-            "crn-fast labels map --table, or use a model of its label set"
+            "`crn-fast labels map --help` (--table), or use a model of its label set"
         )
     return LabelMap(converted, labels, layout.source, layout.encoding)
 
@@ -254,7 +267,8 @@ def write(layout: LabelMap, path: str | Path) -> None:
     from PIL import Image
 
     if Path(path).suffix.lower() != ".png":
-        raise UsageError(f"{path}: layouts are written as PNG; give a name that ends in .png")
+        error = UsageError(f"{path}: layouts are written as PNG; give a name that ends in .png")
+        raise error.instead_of(str(path), *ending_in(path, ".png"))
     height, width = layout.size
     picture = Image.frombytes("P", (width, height), layout.array.tobytes())
     picture.putpalette([part for color in layout.labels.colors for part in color])

@@ -26,8 +26,12 @@ from crn_fast.files import require_file
 
 MAX_SIDE = 16384
 MAX_PIXELS = 1 << 25
-MAX_CHUNKS = 1 << 16
+MAX_CHUNKS = 1 << 14
 
+_DEFLATE_RATIO = 1032
+"""A byte of a zlib stream gives no more bytes than this: 258 of them take two bits."""
+_BLOCK = 1 << 18
+"""Bytes of scan lines, and of their zlib stream, that are checked at a time."""
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ANCILLARY_ROOM = 1 << 20
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -93,7 +97,7 @@ def _read_stream(stream: BinaryIO, name: str) -> Pixels:
             "the file is damaged or carries something else; save the layout again as plain PNG"
         )
     chunks = _chunks(data, name)
-    _check_pixels(b"".join(body for kind, body in chunks if kind == b"IDAT"), header, name)
+    _check_pixels([body for kind, body in chunks if kind == b"IDAT"], header, name)
     return _decode(header, chunks, name)
 
 
@@ -197,22 +201,19 @@ def _chunks(data: bytes, name: str) -> list[tuple[bytes, bytes]]:
     return chunks
 
 
-def _check_pixels(packed: bytes, header: _Header, name: str) -> None:
-    """Decompress at most one byte more than the header promises, and compare the sizes.
+def _check_pixels(packed: list[bytes], header: _Header, name: str) -> None:
+    """Compare the scan lines in a zlib stream with what the header promises, block by block.
 
-    The decoder would notice most of this itself, unless a program has told Pillow to go on with
-    truncated pictures.
+    So a file that lies about its size costs no memory; what promises more than its bytes can hold
+    is not even decompressed. The decoder would notice most of this itself, unless a program has
+    told Pillow to go on with truncated pictures.
     """
-    decompressor = zlib.decompressobj()
     try:
-        raw = decompressor.decompress(packed, header.raw_bytes + 1)
+        sound = sum(map(len, packed)) * _DEFLATE_RATIO >= header.raw_bytes and _are_lines(
+            packed, header
+        )
     except zlib.error as error:
         raise BadInput(f"{name}: damaged PNG ({error}); fetch or save it again") from None
-    sound = len(raw) == header.raw_bytes and decompressor.eof and not decompressor.unused_data
-    at = 0
-    for lines, size in header.passes:
-        sound = sound and max(raw[at : at + lines * size : size]) <= 4  # the filter types
-        at += lines * size
     if not sound:
         raise BadInput(
             f"{name}: damaged PNG (its data are not those of {header.height}x{header.width} "
@@ -220,12 +221,60 @@ def _check_pixels(packed: bytes, header: _Header, name: str) -> None:
         )
 
 
+def _are_lines(packed: list[bytes], header: _Header) -> bool:
+    stream = _Inflated(packed)
+    for lines, size in header.passes:
+        most = max(1, _BLOCK // size)
+        for start in range(0, lines, most):
+            block = stream.read(wanted := size * min(most, lines - start))
+            if len(block) < wanted or max(block[::size]) > 4:  # the filter types
+                return False
+    return stream.ends()
+
+
+class _Inflated:
+    """A zlib stream that lies in pieces, decompressed as it is read."""
+
+    def __init__(self, packed: list[bytes]) -> None:
+        self._pieces = (
+            piece[at : at + _BLOCK] for piece in packed for at in range(0, len(piece), _BLOCK)
+        )
+        self._stream = zlib.decompressobj()
+        self._piece = b""
+
+    def read(self, count: int) -> bytes:
+        """The next `count` bytes; fewer at the end."""
+        parts: list[bytes] = []
+        while count and not self._stream.eof:
+            part = self._stream.decompress(self._piece, count)
+            self._piece = self._stream.unconsumed_tail
+            if not part and not self._piece:
+                self._piece = next(self._pieces, b"")
+                if not self._piece:
+                    break
+            parts.append(part)
+            count -= len(part)
+        return b"".join(parts)
+
+    def ends(self) -> bool:
+        """Whether the stream is whole, and it and the pieces end here."""
+        more = self.read(1)
+        left = self._stream.unused_data or next(self._pieces, b"")
+        return self._stream.eof and not more and not left
+
+
 def _decode(header: _Header, chunks: list[tuple[bytes, bytes]], name: str) -> Pixels:
     from PIL import Image
 
+    kinds = [kind for kind, _ in chunks]
     palette = [body for kind, body in chunks if kind == b"PLTE"]
-    if header.color_type == 3 and (len(palette) != 1 or not 3 <= len(palette[0]) <= 768):
-        raise BadInput(f"{name}: damaged PNG (it needs one palette, found {len(palette)})")
+    if header.color_type == 3:
+        if len(palette) != 1 or kinds.index(b"PLTE") > kinds.index(b"IDAT"):
+            raise BadInput(
+                f"{name}: damaged PNG (it needs one palette, before its pixels); save it again"
+            )
+        if not 3 <= (size := len(palette[0])) <= 768 or size % 3:
+            raise BadInput(f"{name}: damaged PNG (a palette of {size} bytes); save it again")
     plain = BytesIO(_SIGNATURE + header.chunk + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in chunks
@@ -246,7 +295,7 @@ def _pixels(picture: Any, header: _Header, palette: list[bytes], name: str) -> P
         raw = picture.tobytes("raw", "RGBX" if header.color_type == 2 else "RGBA")
         packed = np.frombuffer(raw, "<u4").reshape(header.height, header.width)
         if header.color_type == 6:
-            _check_opaque(packed >> 24, name)
+            _check_opaque(packed.view(np.uint8)[:, 3::4], name)
         return Pixels(header.kind, None, packed & 0xFFFFFF)
     if header.color_type == 4:
         both = np.asarray(picture)
@@ -259,7 +308,7 @@ def _pixels(picture: Any, header: _Header, palette: list[bytes], name: str) -> P
         # Pillow stretches grey to 0..255, or to False and True; the id is the value in the file.
         stretch = 1 if header.depth == 1 else 255 // ((1 << header.depth) - 1)
         return Pixels(header.kind, values.astype(np.uint8) // np.uint8(stretch), None)
-    entries = np.frombuffer(palette[0], np.uint8)[: len(palette[0]) // 3 * 3].reshape(-1, 3)
+    entries = np.frombuffer(palette[0], np.uint8).reshape(-1, 3)
     table = entries.astype(np.uint32) @ np.array([1, 1 << 8, 1 << 16], np.uint32)
     if values.max() >= len(table):
         row, column = np.unravel_index(np.argmax(values >= len(table)), values.shape)

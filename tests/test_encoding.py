@@ -73,7 +73,7 @@ def test_two_meanings_are_refused() -> None:
         "value 7 at row 0, column 0",
         "'road' by ids",
         "'traffic sign' by train-ids",
-        "--encoding ids or --encoding train-ids",
+        "`--encoding ids` or `--encoding train-ids`",
     ):
         assert part in message
 
@@ -90,7 +90,7 @@ def test_the_official_names_decide(name: str, encoding: str, channel: int) -> No
 def test_a_name_does_not_make_wrong_values_right() -> None:
     message = refused(grey(7, 255), CITY, "a_labelIds.png")
     assert "value 255 at row 0, column 1 is none of the ids" in message
-    assert "--encoding train-ids fits every pixel" in message
+    assert "`--encoding train-ids` fits every pixel" in message
     assert read(grey(7, 11), CAMVID, "a_labelTrainIds.png").encoding == "ids"
 
 
@@ -127,7 +127,7 @@ def test_a_palette_that_contradicts_the_index_is_refused() -> None:
     shifted = {i - 1: color for i, color in enumerate(NYU.colors) if i}
     message = refused(indexed([0, 1], shifted), NYU)
     assert "'none' by ids but 'wall' by color" in message
-    assert "--encoding ids or --encoding color" in message
+    assert "`--encoding ids` or `--encoding color`" in message
 
 
 def test_a_grey_ramp_is_no_palette() -> None:
@@ -144,10 +144,10 @@ def test_unknown_values_with_two_numberings() -> None:
 
 
 def test_another_set_is_suggested() -> None:
-    assert "every pixel fits cityscapes: try --labels cityscapes" in refused(grey(26, 7), CAMVID)
+    assert "every pixel fits cityscapes: try `--labels cityscapes`" in refused(grey(26, 7), CAMVID)
     painted = Image.fromarray(np.array([[CITY.colors[0], CITY.colors[13]]], np.uint8))
-    assert "try --labels cityscapes" in refused(painted, CAMVID)
-    assert "try --labels ade20k" in refused(grey(150, 41), NYU)
+    assert "try `--labels cityscapes`" in refused(painted, CAMVID)
+    assert "try `--labels ade20k`" in refused(grey(150, 41), NYU)
 
 
 def test_a_photograph_is_told_so() -> None:

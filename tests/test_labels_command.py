@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +172,14 @@ def test_map_refuses(tmp_path: Path) -> None:
     assert "no such file" in fails(
         BadInput, "map", tmp_path / "no.png", tmp_path / "c.png", "--from", "camvid"
     )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="symbolic links need a privilege there")
+def test_map_follows_no_link_out_of_its_folder(tmp_path: Path) -> None:
+    save(tmp_path / "in/a.png", [[1]])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "outside.png").write_bytes(b"kept")
+    (tmp_path / "out/a.png").symlink_to(tmp_path / "outside.png")
+    paths = tmp_path / "in", tmp_path / "out"
+    fails(ResourceError, "map", *paths, "--from", "camvid", "--overwrite")
+    assert (tmp_path / "outside.png").read_bytes() == b"kept"

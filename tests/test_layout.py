@@ -155,10 +155,12 @@ def test_grey_rgb_is_read_as_ids_when_asked() -> None:
     values = np.array([[0, 3, 11]], np.uint8)
     rgb = np.repeat(values[..., None], 3, 2)
     assert layout.read(stream_of(rgb), CAMVID, encoding="ids").array.tolist() == [[0, 3, 11]]
-    with pytest.raises(BadInput, match="it is grey: --encoding ids reads"):
+    with pytest.raises(BadInput, match="it is grey: `--encoding ids` reads"):
         layout.read(stream_of(rgb), CAMVID)
     rgb[0, 1, 2] += 1
-    with pytest.raises(BadInput, match="cannot be read with --encoding ids; use --encoding color"):
+    with pytest.raises(
+        BadInput, match="cannot be read with --encoding ids; use `--encoding color`"
+    ):
         layout.read(stream_of(rgb), CAMVID, encoding="ids")
     with pytest.raises(BadInput, match=r"8-bit grey .* --encoding color; use --encoding ids"):
         layout.read(stream_of(values), CAMVID, encoding="color")

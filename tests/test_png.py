@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import random
 import struct
 import tracemalloc
 import zlib
@@ -149,28 +148,6 @@ def test_what_is_not_pixels_is_left_alone() -> None:
     np.testing.assert_array_equal(values(data), GREY)
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGB", "I;16", "RGBA"])
-def test_500_bit_flips(mode: str) -> None:
-    """Each decodes identically or is refused; Pillow alone lets many through."""
-    array = LAYOUT.astype(np.uint16) if mode == "I;16" else LAYOUT
-    data = saved(array, None if mode in ("L", "I;16") else mode)
-    before = decode(data)
-    rng = random.Random(20)
-    kept = 0
-    for bit in rng.sample(range(len(data) * 8), min(500, len(data) * 8)):
-        damaged = bytearray(data)
-        damaged[bit // 8] ^= 1 << bit % 8
-        try:
-            after = decode(bytes(damaged))
-        except BadInput as error:
-            assert "\n" not in str(error)
-        else:
-            kept += 1
-            np.testing.assert_array_equal(after.values, before.values)
-            np.testing.assert_array_equal(after.colors, before.colors)
-    assert kept == 0, "every byte of a PNG is under a checksum or fixed"
-
-
 def test_every_truncation_is_refused() -> None:
     data = saved(LAYOUT)
     for length in range(len(data)):
@@ -207,7 +184,16 @@ def test_the_decoder_cannot_be_told_to_fill_in(monkeypatch: pytest.MonkeyPatch) 
         (build(header(1, 1, 8, 0, 2)), "no valid header"),
         (simple(1, 1, 16, 2, bytes(7)), "16 bits per channel RGB"),
         (simple(1, 1, 16, 6, bytes(9)), "16 bits per channel RGBA"),
-        (simple(1, 1, 8, 3, bytes(2)), "needs one palette, found 0"),
+        (simple(1, 1, 8, 3, bytes(2)), "needs one palette"),
+        (simple(1, 1, 8, 3, bytes(2), chunk(b"PLTE", bytes(4))), "a palette of 4 bytes"),
+        (
+            build(
+                header(1, 1, 8, 3),
+                chunk(b"IDAT", zlib.compress(bytes(2))),
+                chunk(b"PLTE", bytes(3)),
+            ),
+            "one palette, before its pixels",
+        ),
         (simple(1, 1, 8, 0, bytes(2), chunk(b"acTL", bytes(8))), "animated"),
         (simple(1, 1, 8, 0, bytes(2), chunk(b"ABCD")), "unexpected chunk b'ABCD'"),
         (simple(1, 1, 8, 0, bytes(2), header(1, 1)), "unexpected chunk b'IHDR'"),
@@ -229,6 +215,8 @@ def test_refused_by_name(data: bytes, part: str) -> None:
 @pytest.mark.parametrize(
     ("data", "part"),
     [
+        (build(header(5792, 5792, 8, 6), chunk(b"IDAT", bytes(20_000))), "its data are not those"),
+        (simple(4096, 4096, 8, 6, bytes(1 << 26)), "its data are not those"),
         (build(header(16385, 1), chunk(b"IDAT", b"")), "1x16385 .*too large.* 16384"),
         (build(header(8192, 8192), chunk(b"IDAT", b"")), "8192x8192 .*too large"),
         (build(header(2**31 - 1, 2**31 - 1), chunk(b"IDAT", b"")), "too large"),
@@ -295,30 +283,3 @@ def test_paths_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Path, "open", deny)
     with pytest.raises(ResourceError, match="no permission"):
         png.read(path, str(path))
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGB"])
-def test_damage_under_valid_checksums_is_read_or_refused(mode: str) -> None:
-    """500 files whose chunks are damaged and then given the right checksum again."""
-    data = saved(LAYOUT, None if mode == "L" else mode)
-    rng = random.Random(21)
-    refusals = 0
-    for _ in range(500):
-        chunks, at = [], 8
-        while at < len(data):
-            length = int.from_bytes(data[at : at + 4], "big")
-            chunks.append((data[at + 4 : at + 8], bytearray(data[at + 8 : at + 8 + length])))
-            at += 12 + length
-        kind, body = rng.choice([pair for pair in chunks if pair[1]])
-        for _ in range(rng.randint(1, 3)):
-            body[rng.randrange(len(body))] = rng.randrange(256)
-        if rng.random() < 0.2:
-            chunks.remove((kind, body))
-        try:
-            found = decode(SIGNATURE + b"".join(chunk(kind, bytes(body)) for kind, body in chunks))
-        except BadInput as error:
-            refusals += 1
-            assert "\n" not in str(error)
-        else:
-            assert found.values is not None or found.colors is not None
-    assert refusals > 250

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from crn_fast.commands import emit, reading_options, say
-from crn_fast.errors import BadInput, CrnError, Mismatch, PartlyDone, UsageError
+from crn_fast.errors import BadInput, CrnError, Mismatch, PartlyDone, UsageError, one_line
 from crn_fast.files import kind_of, make_folder
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def show(name: str, as_json: bool) -> None:
     _print_table(_classes_table(labels))
     if labels.note:
         say(labels.note)
-    say(f"next: crn-fast labels check DIR --labels {name}")
+    say(f"next: crn-fast labels check DIR --labels {quote(name)}")
 
 
 @command.command(epilog=CHECK_EPILOG)
@@ -122,7 +122,7 @@ def check(paths: tuple[str, ...], name: str, encoding: Any, unknown: Any, as_jso
             raise
         except CrnError as error:
             faulty += 1
-            line = " ".join(str(error).split())
+            line = one_line(str(error))
             emit({"path": str(file), "ok": False, "error": line} if as_json else line)
             continue
         counts = np.bincount(found.array.reshape(-1), minlength=labels.classes)
@@ -182,40 +182,47 @@ def map_layouts(
     """
     from crn_fast import layout
     from crn_fast.palette import check_map, label_set, parse_toml, read_toml
+    from crn_fast.rendering import tree
 
     from_set, to_set = label_set(before), label_set(after or before)
     renamed = None
     if table is not None:
         entries = parse_toml(read_toml(table), str(table))
         renamed = check_map(entries, str(table), from_set.names, to_set.names)
-    if kind_of(source) == "folder":
+    below = kind_of(source) == "folder"
+    if below:
         pairs = [(file, target / file.relative_to(source)) for file in _layouts(source)]
     else:
         pairs = [(source, target / source.name if kind_of(target) == "folder" else target)]
     if not overwrite and (there := [path for _, path in pairs if kind_of(path) != "missing"]):
         raise UsageError(
-            f"{there[0]}: exists already (and {len(there) - 1} more); add --overwrite or name "
+            f"{there[0]}: exists already (and {len(there) - 1} more); add `--overwrite` or name "
             "another DST"
         )
+    if same := [path for file, path in pairs if path.exists() and path.samefile(file)]:
+        raise UsageError(f"{same[0]}: is the layout itself; name another DST")
     faulty = 0
     for file, path in pairs:
         try:
             found = layout.read(file, from_set, encoding=encoding, unknown=unknown)
             lost = "void" if unknown == "void" else "error"
             mapped = layout.convert(found, to_set, renamed, unknown=lost)  # type: ignore[arg-type]
-            make_folder(path.parent)
+            if below:
+                tree.place(target, PurePosixPath(path.relative_to(target)))
+            else:
+                make_folder(path.parent)
             layout.write(mapped, path)
         except (BadInput, Mismatch) as error:
             if len(pairs) == 1:
                 raise
             faulty += 1
-            click.echo(str(error), err=True)
+            click.echo(one_line(str(error)), err=True)
             continue
         line = {"source": str(file), "path": str(path), "encoding": found.encoding}
-        emit(line if as_json else str(path))
+        emit(line if as_json else path)
     if faulty:
         raise PartlyDone(f"{faulty} of {len(pairs)} layouts were not mapped; each is named above")
-    say(f"next: crn-fast labels check {target} --labels {after or before}")
+    say(f"next: crn-fast labels check {quote(str(target))} --labels {quote(after or before)}")
 
 
 def _layouts(path: Path) -> list[Path]:
@@ -224,14 +231,11 @@ def _layouts(path: Path) -> list[Path]:
     Raises:
         BadInput: a folder without any.
     """
+    from crn_fast.rendering import tree
+
     if kind_of(path) != "folder":
         return [path]
-    found = [
-        Path(folder, name)
-        for folder, _, names in os.walk(path)
-        for name in names
-        if name.lower().endswith(".png")
-    ]
+    found = list(tree.layouts_below(path))
     if not found:
         raise BadInput(f"{path}: no .png in this folder or below; layouts are PNG files")
     return sorted(found)

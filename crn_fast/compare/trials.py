@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from crn_fast import image
-from crn_fast.errors import BadInput, UsageError
+from crn_fast.errors import BadInput, UsageError, one_line
 from crn_fast.files import kind_of
 
 Source = Literal["a", "b", "real", "coarse"]
@@ -144,7 +144,7 @@ def _pictures(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower().removeprefix(".") not in image.FORMATS:
             continue
-        name = str(path.relative_to(folder).with_suffix(""))
+        name = one_line(str(path.relative_to(folder).with_suffix("")))
         for suffix in SUFFIXES:
             name = name.removesuffix(suffix)
         if name in found:

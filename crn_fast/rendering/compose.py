@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from crn_fast.errors import UsageError
+from crn_fast.files import nearest
 from crn_fast.palette import LabelSet
 
 MAX_SEAM = 256
@@ -99,10 +100,11 @@ def parse_choice(text: str, labels: LabelSet, images: int) -> dict[int, int]:
         if not equals:
             raise UsageError(f"--compose {part!r}: expected CLASS=K, as in car=2,road=0")
         if name not in labels.names:
+            near = nearest(name, labels.names)
             raise UsageError(
                 f"--compose {part}: {name!r} is no class of {labels.name}: "
                 f"{', '.join(labels.names)}"
-            )
+            ).instead_of(name, *([near] if near else []))
         if not number.isdecimal() or int(number) >= images:
             raise UsageError(
                 f"--compose {part}: expected a picture's number, 0 to {images - 1}, not {number!r}"

@@ -6,6 +6,7 @@ be read. Of several lines about a layout the last counts. Manifests of shards jo
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from threading import Lock
 from typing import Any
 
 from crn_fast.errors import ResourceError
-from crn_fast.files import kind_of
+from crn_fast.files import explain, kind_of
 
 PATTERN = "manifest*.jsonl"
 """The names of all manifests in a folder of pictures."""
@@ -60,9 +61,11 @@ class Entry:
         try:
             found: dict[str, Any] = json.loads(line)
             outputs = tuple(Output(**output) for output in found.pop("outputs"))
+            if not all(isinstance(part, str) for o in outputs for part in (o.path, o.sha256)):
+                return None
             known = {field.name for field in fields(cls)}
             return cls(outputs=outputs, **{k: v for k, v in found.items() if k in known})
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
 
 
@@ -97,10 +100,12 @@ class Manifest:
         """Open for appending; the torn last line of a run that was killed is cut off.
 
         Raises:
-            ResourceError: it cannot be written.
+            ResourceError: it cannot be written, or is a link, which may lead out of its folder.
         """
         self.path, self._lock = path, Lock()
         self.lines = 0
+        if os.path.islink(path):
+            raise ResourceError(f"{path}: is a link; remove it, or name another -o")
         try:
             self._file = path.open("ab+", buffering=0)
             self._cut_torn_line()
@@ -122,12 +127,15 @@ class Manifest:
         line = entry.to_json().encode("ascii") + b"\n"
         try:
             with self._lock:
-                written = self._file.write(line)
+                end = self._file.seek(0, os.SEEK_END)
+                if self._file.write(line) != len(line):
+                    self._file.truncate(end)  # else another thread's line would join the torn one
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self.lines += 1
         except OSError as error:
-            raise ResourceError(f"{self.path}: cannot be written ({error.strerror})") from error
-        if written != len(line):
-            raise ResourceError(f"{self.path}: cannot be written (the disk is full)")
-        self.lines += 1
+            raise ResourceError(
+                f"{self.path}: cannot be written: {explain(self.path, error)}"
+            ) from error
 
     def _cut_torn_line(self) -> None:
         end = self._file.seek(0, os.SEEK_END)
@@ -154,7 +162,7 @@ def finished(folder: Path) -> dict[tuple[str, ...], list[Entry]]:
     """The layouts that some manifest in the folder says are done, by their outputs' paths."""
     found: dict[tuple[str, ...], list[Entry]] = {}
     for path in sorted(folder.glob(PATTERN)):
-        for entry in read(path):
+        for entry in read(path) if kind_of(path) == "file" else ():
             if entry.status == "done":
                 key = tuple(output.path for output in entry.outputs)
                 found.setdefault(key, []).append(entry)
@@ -171,7 +179,10 @@ def is_whole(entry: Entry, folder: Path, settings: str, source: Path) -> bool:
     expected = {source: entry.input_sha256}
     expected |= {folder / output.path: output.sha256 for output in entry.outputs}
     try:
-        return all(sha256_of(path) == digest for path, digest in expected.items())
+        return all(
+            kind_of(path) == "file" and sha256_of(path) == digest
+            for path, digest in expected.items()
+        )
     except OSError:
         return False
 

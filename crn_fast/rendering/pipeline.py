@@ -18,8 +18,9 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from crn_fast.errors import CrnError, ResourceError
+from crn_fast.errors import CrnError
 from crn_fast.layout import LabelMap
+from crn_fast.memory import require_room_for_thread
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -80,11 +81,11 @@ def flow(
         items: from `read`, or made by the caller, who may take them `ahead`.
         render: N layouts -> pictures.
         write: puts an item's pictures away. One thread writes in order.
-        batch: layouts to render at a time; fewer where memory is short.
+        batch: layouts to render at a time.
         threads: that write.
 
     Raises:
-        ResourceError: out of memory in the renderer, for a single layout.
+        ResourceError: out of memory in the renderer.
     """
 
     def finish(item: Item[A, B]) -> Item[A, B]:
@@ -101,7 +102,7 @@ def flow(
             ready = [item for item in group if item.layout is not None]
             if ready:
                 since = perf_counter()
-                pictures = _render(render, [item.layout for item in ready if item.layout])
+                pictures = render([item.layout for item in ready if item.layout])
                 seconds = (perf_counter() - since) / len(ready)
                 for item, made in zip(ready, pictures, strict=True):
                     item.pictures, item.seconds = made, seconds
@@ -115,17 +116,6 @@ def flow(
         yield from finished
 
 
-def _render(render: Render, layouts: list[LabelMap]) -> np.ndarray:
-    """All pictures; where memory is short, in halves, which changes no pixel."""
-    try:
-        return render(layouts)
-    except ResourceError:
-        if len(layouts) == 1:
-            raise
-    half = len(layouts) // 2
-    return np.concatenate([_render(render, layouts[:half]), _render(render, layouts[half:])])
-
-
 def ordered(
     function: Callable[[A], B], items: Iterable[A], *, threads: int, waiting: int
 ) -> Generator[B, None, None]:
@@ -137,6 +127,7 @@ def ordered(
     with ThreadPoolExecutor(threads) as pool:
         try:
             for item in items:
+                require_room_for_thread()
                 flying.append(pool.submit(function, item))
                 if len(flying) >= waiting:
                     yield flying.popleft().result()
@@ -168,6 +159,7 @@ def ahead(items: Iterable[A], waiting: int) -> Generator[A, None, None]:
         queue.put(end)
 
     # A daemon: it may wait for a pipe that never says anything more.
+    require_room_for_thread()
     thread = Thread(target=take, daemon=True, name="crn_fast.ahead")
     thread.start()
     try:

@@ -1,7 +1,8 @@
 """Frames without any container, as simulators hand them on: bytes, row by row, frame after frame.
 
 Labels are uint8 ids [H, W]; pictures are uint8 RGB [H, W, 3]. Nothing says where a frame begins, so
-a stream that ends within one is an error.
+a stream that ends within one is an error. Nothing tells a changed byte from the right one either:
+that is for pipes within a machine, and files are better PNGs.
 """
 
 from __future__ import annotations

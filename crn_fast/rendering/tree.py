@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from crn_fast.errors import BadInput, ResourceError, UsageError
-from crn_fast.files import kind_of, make_folder
+from crn_fast.files import kind_of, make_folder, nearly
 
 WILDCARDS = "*?["
 
@@ -65,12 +65,13 @@ def find(sources: Sequence[str], without: Path | None = None) -> Found:
     for source in sources:
         if source in single:
             if kind_of(source) == "missing":
-                raise BadInput(f"{source}: no such file; expected a layout, folder or pattern")
+                error = BadInput(f"{source}: no such file; expected a layout, folder or pattern")
+                raise error.instead_of(source, *nearly(source))
             root = common
             below = [(Path(source), Path(os.path.abspath(source)).relative_to(common))]
         elif kind_of(source) == "folder":
             root = Path(source)
-            below = [(path, path.relative_to(root)) for path in _walk(root, avoided)]
+            below = [(path, path.relative_to(root)) for path in layouts_below(root, avoided)]
             if not below:
                 raise BadInput(f"{source}: no .png in this folder or below; layouts are PNG files")
         else:
@@ -85,14 +86,27 @@ def _common_folder(files: Sequence[str]) -> Path:
     return Path(os.path.commonpath(folders)) if folders else Path()
 
 
-def _walk(root: Path, avoided: str | None) -> Iterable[Path]:
-    def refuse(error: OSError) -> None:
-        raise ResourceError(f"{error.filename}: the folder cannot be read ({error.strerror})")
+def layouts_below(root: Path, avoided: str | None = None) -> Iterator[Path]:
+    """The PNG files in a folder and those below it, without what is in the folder `avoided`.
 
-    for folder, inner, names in os.walk(root, onerror=refuse):
-        if avoided is not None:
-            inner[:] = [d for d in inner if os.path.realpath(Path(folder, d)) != avoided]
-        yield from (Path(folder, name) for name in names if name.lower().endswith(".png"))
+    Not by `os.walk`, which calls itself for each level, and gives up in a tree of a thousand.
+
+    Raises:
+        ResourceError: a folder may not be read.
+    """
+    waiting = [str(root)]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            raise ResourceError(f"{folder}: the folder cannot be read ({error.strerror})") from None
+        for entry in entries:
+            if kind_of(entry.path) != "folder":
+                if entry.name.lower().endswith(".png"):
+                    yield Path(entry.path)
+            elif not entry.is_symlink() and os.path.realpath(entry.path) != avoided:
+                waiting.append(entry.path)
 
 
 def _match(pattern: str, avoided: str | None) -> tuple[Path, list[tuple[Path, Path]]]:
@@ -103,12 +117,12 @@ def _match(pattern: str, avoided: str | None) -> tuple[Path, list[tuple[Path, Pa
         raise UsageError(f"{pattern}: '..' after a wildcard; name the folder before it")
     try:
         found = [path for path in root.glob(str(Path(*wild))) if not path.is_dir()]
-    except (ValueError, NotImplementedError) as error:
+    except (ValueError, NotImplementedError, RecursionError) as error:
         raise UsageError(f"{pattern}: {error}") from None
     if avoided is not None:
         found = [p for p in found if not Path(os.path.realpath(p.parent)).is_relative_to(avoided)]
     if not found:
-        raise BadInput(f"{pattern}: matches no file")
+        raise BadInput(f"{pattern}: matches no file; layouts are PNG files")
     return root, [(path, path.relative_to(root)) for path in found]
 
 

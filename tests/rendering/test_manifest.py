@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,36 @@ def test_a_full_disk_is_told() -> None:
         pytest.skip("no /dev/full here")
     with pytest.raises(ResourceError, match="No space left"), Manifest(Path("/dev/full")) as full:
         full.add(ENTRY)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[" * 100_000,
+        b'{"outputs": [{"path": ["a"], "sha256": ""}]}',
+        b'{"outputs": [{"path": 1, "sha256": null}]}',
+        b'{"outputs": 3}',
+        b"null",
+        b"\xff\xfe",
+    ],
+)
+def test_lines_of_a_stranger_are_passed_over(line: bytes, tmp_path: Path) -> None:
+    (tmp_path / "manifest.jsonl").write_bytes(line + b"\n" + ENTRY.to_json().encode() + b"\n")
+    assert list(manifest.finished(tmp_path)) == [("a.png",)]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names and links are those of Unix")
+def test_what_is_no_file_is_neither_read_nor_written(tmp_path: Path) -> None:
+    outside = tmp_path / "outside.jsonl"
+    outside.write_bytes(b"kept\ntorn")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "manifest.jsonl").symlink_to(outside)
+    with pytest.raises(ResourceError, match="is a link"):
+        Manifest(out / "manifest.jsonl")
+    assert outside.read_bytes() == b"kept\ntorn"
+    os.mkfifo(out / "manifest.2.jsonl")
+    os.mkfifo(out / "a.png")
+    (out / "manifest.3.jsonl").mkdir()
+    assert manifest.finished(out) == {}
+    assert not manifest.is_whole(ENTRY, out, "s", outside)

@@ -58,25 +58,6 @@ def test_the_same_for_any_batch_and_threads(batch: int, threads: int) -> None:
     assert not any(item.layout or item.pictures is not None for item in items)
 
 
-def test_short_memory_gives_smaller_batches_and_the_same_pictures() -> None:
-    sizes = []
-
-    def small(layouts: Sequence[LabelMap]) -> np.ndarray:
-        sizes.append(len(layouts))
-        if len(layouts) > 2:
-            raise ResourceError("too many")
-        return render(layouts)
-
-    assert [i.result for i in run([0, 1, 2, 4, 6], batch=5, renderer=small)] == [0, 1, 2, 4, 6]
-    assert sizes == [5, 2, 3, 1, 2]
-
-    def none(layouts: Sequence[LabelMap]) -> np.ndarray:
-        raise ResourceError("none at all")
-
-    with pytest.raises(ResourceError, match="none at all"):
-        run([0, 1], batch=2, renderer=none)
-
-
 def test_no_more_in_memory_than_said() -> None:
     """With a writer that waits, as many are read as fit between, and no more."""
     go, taken = threading.Event(), []

@@ -75,6 +75,22 @@ def test_the_pictures_folder_is_left_out(root: Path) -> None:
     assert names(tree.find(["d/**/*.png"], Path("d/b"))) == ["a.png"]
 
 
+def test_deep_trees_are_found(root: Path) -> None:
+    deep = Path("deep", *"d" * 300, "x.png")
+    deep.parent.mkdir(parents=True)
+    deep.touch()
+    before, frame, used = sys.getrecursionlimit(), sys._getframe(), 0
+    while frame := frame.f_back:  # type: ignore[assignment]
+        used += 1
+    sys.setrecursionlimit(used + 150)
+    try:
+        assert names(tree.find(["deep"])) == [deep.relative_to("deep").as_posix()]
+        with pytest.raises(UsageError, match=r"deep/\*\*"):
+            tree.find(["deep/**/*.png"])
+    finally:
+        sys.setrecursionlimit(before)
+
+
 @pytest.mark.parametrize(
     "name",
     ["..png", "...png", ".png", " .png", "a\nb.png", "-o.png", "~.png", "$(x).png", "\\.png"],
