@@ -28,6 +28,7 @@ class Processes:
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
         self.device = device
+        self.launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         if batch % self.size:
             raise UsageError(
                 f"training.batch is {batch}, which {self.size} processes cannot share equally"
@@ -44,6 +45,11 @@ class Processes:
     def first(self) -> bool:
         """Whether this is the process that writes files and speaks."""
         return self.rank == 0
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the torchrun that started this process is gone, and nobody minds it any more."""
+        return self.launcher is not None and os.getppid() != self.launcher
 
     def share(self, network: nn.Module) -> nn.Module:
         """The network, whose backward pass averages its gradients over the processes."""

@@ -69,11 +69,10 @@ def check(
         lines = [line for line in pool.map(lambda item: fault(*item), mine) if line]
     found += sorted({line for part in processes.gather(lines) for line in part})
     if found:
-        raise FaultyData(
-            f"{root}: cannot be trained on, see the table of faults (lines: {len(found)}); mend or "
-            "remove these files",
-            found if processes.first else [],
-        )
+        what = f": {found[0]}"
+        if len(found) > 1:
+            what = f", see the table of faults (lines: {len(found)}); mend or remove these files"
+        raise FaultyData(f"{root}: cannot be trained on{what}", found if processes.first else [])
 
 
 def _too_small(

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from crn_fast.baselines.spec import BaselineSpec, Kind
 from crn_fast.errors import BadInput
+from crn_fast.files import nearest
 from crn_fast.palette import parse_toml, read_toml
 from crn_fast.spec import PRESETS, CascadeSpec
 from crn_fast.training.tables import override, parse
@@ -211,7 +212,9 @@ def read(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     elif Path(name).suffix == ".toml":
         text = read_toml(Path(name))
     else:
-        raise BadInput(f"{name}: no such recipe; shipped are {', '.join(shipped())}")
+        near = nearest(str(name), shipped())
+        error = BadInput(f"{name}: no such recipe; shipped are {', '.join(shipped())}")
+        raise error.instead_of(str(name), *([near] if near else []))
     table = parse_toml(text, str(name))
     for assignment in overrides:
         override(table, assignment)

@@ -15,18 +15,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import weakref
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-import torch
-
-from crn_fast import checkpoint
+from crn_fast import checkpoint, failpoints, torch_file
 from crn_fast.checkpoint import Checkpoint
 from crn_fast.errors import BadInput, ResourceError, Unavailable
-from crn_fast.files import make_folder, require_file, write_whole
+from crn_fast.files import (
+    explain,
+    kind_of,
+    make_folder,
+    require_file,
+    sync_folder,
+    write_whole,
+)
 
 NEWEST = "ckpt.pt"
 
@@ -66,42 +72,92 @@ class RunFolder:
             ResourceError: the disk is full or may not be written; older checkpoints are whole.
         """
         path = self.path / f"ckpt-{step}.pt"
-        write_whole(path, lambda stream: torch.save(dict(state), stream))
-        # A second name moved into place, so that there is a newest checkpoint at every moment.
-        other = self.path / ".ckpt.pt"
+        write_whole(path, lambda stream: torch_file.write(state, stream))
+        try:
+            failpoints.reach("save.numbered")
+            self._rename(path)
+            self._drop_but(step, keep)
+        except OSError as error:
+            raise ResourceError(
+                f"{self.newest}: cannot be written: {explain(self.newest, error)}"
+            ) from error
+
+    def _rename(self, path: Path) -> None:
+        """Make a checkpoint the newest, by a second name that is moved into place.
+
+        So there is a newest checkpoint at every moment.
+        """
+        other = self.path / ".ckpt.pt.tmp"
         other.unlink(missing_ok=True)
-        _link(path, other)
-        other.replace(self.newest)
-        for old in self._numbered()[keep:]:
-            old.unlink(missing_ok=True)
+        try:
+            _link(path, other)
+            failpoints.reach("save.linked")
+            other.replace(self.newest)
+        except BaseException:
+            other.unlink(missing_ok=True)
+            raise
+        sync_folder(self.path)  # before any that is older goes
+        failpoints.reach("save.newest")
+
+    def _drop_but(self, step: int, keep: int) -> None:
+        """Take away checkpoints before the `keep` newest up to a step, and those of later steps.
+
+        A run has later ones that went on from an earlier checkpoint than its newest, as that was
+        damaged.
+        """
+        numbered = self._numbered()
+        kept = [path for number, path in numbered if number <= step][:keep]
+        for _, path in numbered:
+            if path not in kept and kind_of(path) == "file":
+                path.unlink(missing_ok=True)
+                failpoints.reach("save.dropped")
 
     def load(self) -> tuple[dict[str, Any], Checkpoint, list[str]]:
         """The newest checkpoint that is sound: its state, its network, and what was passed over.
+
+        What stands where a checkpoint belongs and is no file is moved aside, for the next save
+        needs its name.
 
         Raises:
             BadInput: there is none.
         """
         passed: list[str] = []
-        for path in (self.newest, *self._numbered()):
+        odd: list[Path] = []
+        for path in (self.newest, *(path for _, path in self._numbered())):
             try:
-                require_file(path, "a checkpoint")
+                _require_readable(path)
                 state = checkpoint.load_training(path)
-                return state, checkpoint.of_training(path, state), passed
+                found = checkpoint.of_training(path, state)
             except BadInput as error:
                 passed.append(str(error))
+                odd += [path] * (kind_of(path) in ("folder", "other"))
+                continue
+            if self._lock:
+                for path in odd:
+                    aside = tempfile.mkdtemp(prefix="damaged-", dir=self.path)
+                    path.replace(Path(aside) / path.name)
+            return state, found, passed
         raise BadInput(
-            f"{self.newest}: nothing to resume; leave --resume out to begin a run there"
-            if not self.newest.exists()
-            else f"{'; '.join(passed)}; nothing here can be resumed"
+            f"{'; '.join(passed)}; nothing here can be resumed"
+            if holds_run(self.path)
+            else f"{self.newest}: nothing to resume; leave --resume out to begin a run there"
         )
 
     def log(self, name: str, values: Mapping[str, Any]) -> None:
-        """Add a line to <name>.jsonl."""
+        """Add a line to <name>.jsonl.
+
+        Raises:
+            ResourceError: it cannot be written. Half a line may be; see `forget_after`.
+        """
+        path = self.path / f"{name}.jsonl"
+        line = json.dumps(values) + "\n"
         try:
-            with (self.path / f"{name}.jsonl").open("a") as stream:
-                stream.write(json.dumps(values) + "\n")
+            with path.open("a") as stream:
+                failpoints.reach("log.half", lambda: _begin(stream, line))
+                stream.write(line)
+            failpoints.reach("log.line")
         except OSError as error:
-            raise ResourceError(f"{self.path}: cannot be written ({error.strerror})") from None
+            raise ResourceError(f"{path}: cannot be written: {explain(path, error)}") from None
         if self._writer:
             for key, value in _scalars(values).items():
                 self._writer.add_scalar(f"{name}/{key}", value, values["step"])
@@ -113,11 +169,34 @@ class RunFolder:
             if path.exists():
                 lines = [line for line in path.read_bytes().splitlines() if _step_of(line) <= step]
                 write_whole(path, partial(_write_lines, lines))
+                failpoints.reach("resume.cut")
 
-    def _numbered(self) -> list[Path]:
-        """Checkpoints by step, latest first; the first is the newest under its other name."""
-        numbered = [(p.stem.removeprefix("ckpt-"), p) for p in self.path.glob("ckpt-*.pt")]
-        return [p for _, p in sorted(((int(n), p) for n, p in numbered if n.isdecimal()))[::-1]]
+    def _numbered(self) -> list[tuple[int, Path]]:
+        return _numbered(self.path)
+
+
+def holds_run(path: Path) -> bool:
+    """Whether there is a checkpoint in a folder, sound or not."""
+    return os.path.lexists(path / NEWEST) or bool(_numbered(path))
+
+
+def _numbered(path: Path) -> list[tuple[int, Path]]:
+    """Steps and their checkpoints, latest first; the first is the newest under its other name."""
+    numbered = [(p.stem.removeprefix("ckpt-"), p) for p in path.glob("ckpt-*.pt")]
+    return sorted(((int(n), p) for n, p in numbered if n.isdecimal()), reverse=True)
+
+
+def _require_readable(path: Path) -> None:
+    """As `require_file`, but a file without permission is as good as damaged."""
+    try:
+        require_file(path, "a checkpoint")
+    except ResourceError as error:
+        raise BadInput(str(error)) from None
+
+
+def _begin(stream: IO[str], line: str) -> None:
+    stream.write(line[: len(line) // 2])
+    stream.flush()
 
 
 def _write_lines(lines: list[bytes], stream: IO[bytes]) -> None:
@@ -145,7 +224,7 @@ def _tensorboard(path: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise Unavailable(
-            "training.tensorboard needs the package tensorboard: pip install tensorboard"
+            "training.tensorboard needs the package tensorboard: `pip install tensorboard`"
         ) from None
     return SummaryWriter(str(path))
 

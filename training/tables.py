@@ -10,6 +10,7 @@ from dataclasses import MISSING, fields
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from crn_fast.errors import BadInput
+from crn_fast.files import nearest
 from crn_fast.palette import parse_toml
 
 T = TypeVar("T")
@@ -49,7 +50,9 @@ def parse(kind: type[T], value: Any, where: str) -> T:
     hints = get_type_hints(kind)
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(set(value) - set(known)):
-        raise BadInput(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(known)}")
+        near = nearest(unknown[0], known)
+        error = BadInput(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(known)}")
+        raise error.instead_of(unknown[0], *([near] if near else []))
     for name, f in known.items():
         if name not in value and f.default is MISSING and f.default_factory is MISSING:
             raise BadInput(f"{where}: {name} is missing")

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crn_fast import checkpoint
+from crn_fast import checkpoint, failpoints
 from crn_fast.baselines.spec import BaselineSpec
 from crn_fast.checkpoint import Checkpoint
-from crn_fast.errors import BadInput, CheckFailed, Mismatch, ResourceError, UsageError
+from crn_fast.errors import BadInput, CheckFailed, CrnError, Mismatch, ResourceError, UsageError
 from crn_fast.extras import out_of_memory
 from crn_fast.module import Cascade
 from crn_fast.palette import LabelSet
@@ -32,7 +32,7 @@ from crn_fast.training.adversary import Adversary
 from crn_fast.training.distributed import Processes
 from crn_fast.training.losses.adversarial import AdversarialLoss
 from crn_fast.training.recipe import Recipe
-from crn_fast.training.run_folder import NEWEST, RunFolder
+from crn_fast.training.run_folder import RunFolder, holds_run
 from crn_fast.training.samples import Samples
 from crn_fast.training.speed import Meter, Speed
 
@@ -95,8 +95,8 @@ class Trainer:
             )
         if resume and init_from:
             raise UsageError("--resume and --init-from exclude each other")
-        if not resume and (out / NEWEST).exists():
-            raise BadInput(f"{out}: already holds a run; add --resume, or choose another --out")
+        if not resume and holds_run(out):
+            raise BadInput(f"{out}: already holds a run; add `--resume`, or choose another --out")
         settings = recipe.training
         self.recipe, self.labels = recipe, labels
         self.processes = Processes(device, settings.batch)
@@ -138,9 +138,9 @@ class Trainer:
             self._resume(warn)
         elif init_from:
             self._init_from(init_from, warn)
-        self.processes.wait()
         if self.processes.first:
             self.folder.forget_after(self.step)
+        self.processes.wait()
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
         """Train until the last step, or until `stop` says so, saving and sampling on the way.
@@ -174,11 +174,13 @@ class Trainer:
                 # Before saving: a run that is killed in between samples again when resumed.
                 if last or self.step % settings.sample_every == 0:
                     self.sample()
+                    failpoints.reach("train.sampled")
                 if last or self.step % settings.save_every == 0:
                     self.save()
+                    failpoints.reach("train.saved")
                 if last or self.step % LOG_EVERY == 0:
                     yield progress
-            if not last and self.processes.any(stop()):
+            if not last and self.processes.any(stop() or self.processes.orphaned):
                 self.save()
                 self.processes.wait()  # torchrun ends all when one has ended
                 return
@@ -218,12 +220,12 @@ class Trainer:
 
     def _resume(self, warn: Callable[[str], None]) -> None:
         state, found, passed = self.folder.load()
-        for line in passed:
-            warn(f"passed over {line}")
         path = found.source
-        before = Recipe.from_dict(json.loads(state["recipe"]), path)
-        lineage.require_same(self.recipe, self.labels, before, found)
+        for line in passed:
+            warn(f"passed over {line}; {path} is used instead")
         try:
+            before = Recipe.from_dict(json.loads(state["recipe"]), path)
+            lineage.require_same(self.recipe, self.labels, before, found)
             self.model.load_state_dict(state["raw"] or state["model"])
             if self.ema:
                 self.ema.load_state_dict(state["model"])
@@ -232,8 +234,16 @@ class Trainer:
             if self.adversary:
                 self.adversary.optimizer.load_state_dict(state["adversary"])
             self.step = int(state["step"])
+        except CrnError:
+            raise
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise BadInput(f"{path}: cannot be resumed ({error})") from None
+        steps = [line for lines in self.processes.gather([f"{self.step}"]) for line in lines]
+        if len(set(steps)) > 1:
+            raise Mismatch(
+                f"{path}: the processes found checkpoints of steps {', '.join(steps)}; all must "
+                "see the same files: put --out where they do"
+            )
         self.notes = {**found.notes, **self.notes}
 
     def _init_from(self, path: Path, warn: Callable[[str], None]) -> None:
@@ -279,6 +289,7 @@ class Trainer:
                 f"out of memory at step {self.step + 1} with {len(samples)} layouts of "
                 f"{height}x{width} on {self.device}: lower training.batch{less}"
             ) from None
+        failpoints.reach("train.stepped")
         if self.ema:
             self._average()
         if calibrate_at // 2 <= self.step < calibrate_at:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from crn_fast.commands import emit, interactive, say
-from crn_fast.errors import Interrupted, Unavailable
+from crn_fast.errors import CrnError, Interrupted, Unavailable
 from crn_fast.extras import why_no_torch
 
 if TYPE_CHECKING:
@@ -89,85 +90,104 @@ def command(
     check: bool,
 ) -> None:
     """Train a network on the photos and layouts in the folder DATA."""
-    if reason := why_no_torch():
-        raise Unavailable(f"training needs torch; {reason}")
-    import torch
+    with _Stop(max_time) as stop:
+        if reason := why_no_torch():
+            raise Unavailable(f"training needs torch; {reason}")
+        import torch
 
-    from crn_fast.palette import label_set
-    from crn_fast.training import recipe as recipes
-    from crn_fast.training.preflight import FaultyData
-    from crn_fast.training.trainer import Trainer
+        from crn_fast.palette import label_set
+        from crn_fast.training import recipe as recipes
+        from crn_fast.training.preflight import FaultyData
+        from crn_fast.training.trainer import Trainer
 
-    since = time.monotonic()
-    options = {"precision": precision, "seed": seed, "deterministic": deterministic or None}
-    chosen = [f"training.{k}={str(v).lower()}" for k, v in options.items() if v is not None]
-    recipe = recipes.read(config, [*overrides, *chosen])
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device == "cuda" and not torch.cuda.is_available():
-        raise Unavailable("--device cuda: this torch sees no GPU; use --device cpu")
-    try:
-        trainer = Trainer(
-            recipe,
-            Path(data),
-            Path(out),
-            label_set(recipe.label_set),
-            device,
-            resume=resume,
-            init_from=Path(init_from) if init_from else None,
-            licence=licence,
-            check=check,
-            warn=say,
-        )
-    except FaultyData as error:
-        for line in error.table:
-            click.echo(line, err=True)
-        raise
-    first = trainer.processes.first
-    try:
-        if first:
-            say(
-                f"{len(trainer.windows)} pairs of photo and layout; {trainer.device}; "
-                f"step {trainer.step} of {trainer.steps}"
+        options = {"precision": precision, "seed": seed, "deterministic": deterministic or None}
+        chosen = [f"training.{k}={str(v).lower()}" for k, v in options.items() if v is not None]
+        recipe = recipes.read(config, [*overrides, *chosen])
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        elif device == "cuda" and not torch.cuda.is_available():
+            raise Unavailable("--device cuda: this torch sees no GPU; use `--device cpu`")
+        try:
+            trainer = Trainer(
+                recipe,
+                Path(data),
+                Path(out),
+                label_set(recipe.label_set),
+                device,
+                resume=resume,
+                init_from=Path(init_from) if init_from else None,
+                licence=licence,
+                check=check,
+                warn=say,
             )
-        with _stop_on_signals(since, max_time) as stopping, _Display(trainer, first) as show:
-            for progress in trainer.run(stopping):
-                show(progress)
-    finally:
-        trainer.close()
-    if not first:
-        return
-    if trainer.step < trainer.steps:
-        raise Interrupted(
-            f"{out}/ckpt.pt: saved at step {trainer.step} of {trainer.steps}; the same command "
-            "with --resume goes on"
-        )
-    from crn_fast.training.plots import loss_curve
+        except FaultyData as error:
+            for line in error.table if len(error.table) > 1 else ():
+                click.echo(line, err=True)
+            raise
+        stop.training = True
+        first = trainer.processes.first
+        try:
+            if first:
+                say(
+                    f"{len(trainer.windows)} pairs of photo and layout; {trainer.device}; "
+                    f"step {trainer.step} of {trainer.steps}"
+                )
+            with _Display(trainer, first) as show:
+                for progress in trainer.run(stop):
+                    show(progress)
+        finally:
+            trainer.close()
+        if trainer.step < trainer.steps:
+            if not first:
+                raise click.exceptions.Exit(Interrupted.exit_code)
+            raise Interrupted(
+                f"{out}/ckpt.pt: saved at step {trainer.step} of {trainer.steps}; the same command "
+                "with `--resume` goes on"
+            )
+        if not first:
+            return
+        from crn_fast.training.plots import loss_curve
 
-    say(f"learning curve: {loss_curve(Path(out))}")
-    emit(str(Path(out) / "ckpt.pt"))
-    following = "render --layout LAYOUT.png -m" if recipe.baseline else "build-engine"
-    say(f"next: crn-fast {following} {Path(out) / 'ckpt.pt'}")
+        say(f"learning curve: {loss_curve(Path(out))}")
+        emit(Path(out) / "ckpt.pt")
+        following = "render --layout LAYOUT.png -m" if recipe.baseline else "build-engine"
+        say(f"next: crn-fast {following} {quote(str(Path(out) / 'ckpt.pt'))}")
 
 
-@contextmanager
-def _stop_on_signals(since: float, max_time: float | None) -> Iterator[Callable[[], bool]]:
-    """Whether to stop: after `max_time` seconds, on Ctrl-C or SIGTERM; a second one strikes."""
-    asked: list[int] = []
+class _Stop:
+    """Whether to stop: after `max_time` seconds, or as Ctrl-C or SIGTERM came.
 
-    def ask(number: int, frame: Any) -> None:
-        asked.append(number)
-        signal.signal(number, signal.default_int_handler)
+    Before training begins they end the command, as there is nothing to save. After that Ctrl-C
+    strikes at once if either came before; another SIGTERM does not, for torchrun sends one to the
+    processes that a cluster's manager has sent one already.
+    """
 
-    def stopping() -> bool:
-        return bool(asked) or (max_time is not None and time.monotonic() - since > max_time)
+    def __init__(self, max_time: float | None) -> None:
+        self.until = math.inf if max_time is None else time.monotonic() + max_time
+        self.asked = self.training = False
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopping
-    finally:
-        for number, handler in before.items():
+    def __call__(self) -> bool:
+        return self.asked or time.monotonic() > self.until
+
+    def __enter__(self) -> _Stop:
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self.before = {number: signal.signal(number, self._ask) for number in numbers}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        for number, handler in self.before.items():
             signal.signal(number, handler)
+        # Of several processes one may first hear of it as the others are gone, by any error.
+        if self.asked and not self.training and kind and not issubclass(kind, CrnError):
+            raise Interrupted("stopped before the first step; the same command begins again")
+
+    def _ask(self, number: int, frame: object) -> None:
+        strikes = number == signal.SIGINT if self.asked else not self.training
+        self.asked = True
+        if strikes:
+            raise KeyboardInterrupt
 
 
 class _Display:

@@ -87,9 +87,10 @@ def append(path: Path, answer: Answer) -> None:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     if kind_of(path) == "missing":
         check_folder(path)
+    size = path.stat().st_size if path.exists() else 0
+    if not size:
         writer.writeheader()
     writer.writerow(asdict(answer))
-    size = path.stat().st_size if path.exists() else 0
     try:
         with path.open("ab") as stream:  # one write: a reader never sees half a row
             stream.write(text.getvalue().encode())
@@ -97,7 +98,8 @@ def append(path: Path, answer: Answer) -> None:
             os.fsync(stream.fileno())
     except OSError as error:
         with suppress(OSError):
-            os.truncate(path, size)  # what was written of a row on a full disk
+            # What was written of a row on a full disk; a file that it was to begin.
+            os.truncate(path, size) if size else path.unlink()
         raise ResourceError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 

@@ -107,6 +107,44 @@ def test_a_damaged_newest_checkpoint_costs_one_save(root: Path) -> None:
     assert checkpoint.load(run).notes["steps"] == "20"
 
 
+def test_a_folder_in_a_checkpoint_s_place_is_moved_aside(root: Path) -> None:
+    train(make(root))
+    run = root.parent / "run"
+    for name in ("ckpt.pt", "ckpt-20.pt"):
+        (run / name).unlink()
+        (run / name).mkdir()
+    train(make(root, resume=True))
+    assert sorted(p.name for p in run.glob("damaged-*/*")) == ["ckpt-20.pt", "ckpt.pt"]
+    assert checkpoint.load(run).notes["steps"] == "20"
+
+
+def test_checkpoints_of_later_steps_go_with_the_next_save(root: Path) -> None:
+    """They are what a run passed over as it was resumed; else they would be kept for sound ones."""
+    train(make(root))
+    run = root.parent / "run"
+    for name in ("ckpt.pt", "ckpt-20.pt"):
+        (run / name).unlink()
+        (run / name).write_bytes(b"damaged")
+    train(make(root, resume=True), stop_at=15)
+    assert sorted(p.name for p in run.glob("ckpt*.pt")) == ["ckpt-10.pt", "ckpt-15.pt", "ckpt.pt"]
+
+
+def test_a_run_without_its_newest_checkpoint_is_not_begun_again(root: Path) -> None:
+    train(make(root))
+    (root.parent / "run" / "ckpt.pt").unlink()
+    with pytest.raises(BadInput, match="already holds a run"):
+        make(root)
+    assert make(root, resume=True).step == 20
+
+
+def test_processes_end_with_their_torchrun(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    trainer = make(root)
+    monkeypatch.setattr("os.getppid", lambda: 1)
+    train(trainer)
+    assert trainer.step == 1 and checkpoint.load(root.parent / "run").notes["steps"] == "1"
+
+
 def test_a_full_disk_leaves_the_old_checkpoint(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make(root)
     list(trainer.run(lambda: trainer.step == 10))
@@ -246,7 +284,7 @@ def test_init_from_gives_each_image_the_head_of_one(root: Path) -> None:
 
 def test_mistakes_are_found_before_step_1(root: Path) -> None:
     train(make(root, training={"steps": 10}))
-    with pytest.raises(BadInput, match="already holds a run; add --resume"):
+    with pytest.raises(BadInput, match="already holds a run; add `--resume`"):
         make(root)
     with pytest.raises(BadInput, match="nothing to resume"):
         make(root, "fresh", resume=True)
