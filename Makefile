@@ -61,7 +61,8 @@ instructions: $(VENV)/has-core  # Of each native op, under valgrind. ACCEPT=1 ta
 
 # SANITIZE=thread for the thread sanitizer. Python itself is not sanitized, so the runtime is
 # preloaded, and leaks are not looked for: the interpreter's own would drown ours. Nor is torch, the
-# oracle's: with one thread it has no races to report. Needs Linux and GCC.
+# oracle's: with one thread it has no races to report. The ops with generated shapes against their
+# oracle, then with arguments made wrong, and engines in threads. Needs Linux and GCC.
 SANITIZE ?= address,undefined
 RUNTIME := $(if $(findstring thread,$(SANITIZE)),libtsan.so,libasan.so)
 SITE := build/sanitize/$(SANITIZE)
@@ -70,9 +71,11 @@ sanitize: $(VENV)/has-train,dev
 	  --config-settings build-dir='$(SITE)/cmake' \
 	  --config-settings cmake.define.CRN_FAST_SANITIZE='$(SANITIZE)' .
 	LD_PRELOAD="$$(gcc -print-file-name=$(RUNTIME)) $$(gcc -print-file-name=libstdc++.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS=allocator_may_return_null=1 \
+	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+	  TSAN_OPTIONS=allocator_may_return_null=1 \
 	  OMP_NUM_THREADS=1 PYTHONPATH='$(SITE)/site' $(BIN)/pytest -s $(PYTEST_ARGS) \
-	  $(addprefix tests/ops/test_,$(addsuffix .py,label_pyramid packing refine conv head))
+	  $(addprefix tests/ops/test_,$(addsuffix .py,label_pyramid packing refine conv head)) \
+	  tests/hostile/test_memory_safety.py
 
 # pycuda as a wheel in build/wheels, on a machine without a driver: its build links with libcuda, which
 # only a driver has, so it gets an empty one of that name, kept as needed although nothing is found in

@@ -6,7 +6,6 @@ import dataclasses
 import mmap
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -93,25 +92,6 @@ def test_an_engine_file_renders_as_its_checkpoint(name: str, tmp_path: Path) -> 
     assert (engine.backend, engine.precision) == ("native", "fp32")
     assert engine.device.startswith("cpu, 2 threads, ")
     assert engine.render(labels).tobytes() == renderer(made)(labels).tobytes()
-
-
-def test_two_engines_in_two_threads() -> None:
-    networks = [tiny.calm_checkpoint(SPECS["wider"]), tiny.calm_checkpoint(SPECS["many stages"])]
-    jobs = [(renderer(made, 2), tiny.labels_array(2, made.spec)) for made in networks]
-    expected = [render(labels) for render, labels in jobs]
-    found: dict[int, list[np.ndarray]] = {0: [], 1: []}
-
-    def work(i: int) -> None:
-        render, labels = jobs[i]
-        found[i].extend(render(labels) for _ in range(5))
-
-    workers = [threading.Thread(target=work, args=(i,)) for i in found]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    for i, pictures in found.items():
-        assert [p.tobytes() for p in pictures] == [expected[i].tobytes()] * 5
 
 
 def test_needs_no_torch(tmp_path: Path) -> None:
@@ -204,7 +184,8 @@ def test_out_of_memory_is_a_resource_error(monkeypatch: pytest.MonkeyPatch) -> N
 
     render = renderer(tiny.make_checkpoint())
     monkeypatch.setattr(cpu, "head", no_room)
-    with pytest.raises(ResourceError, match=r"out of memory \(no room for 17 bytes\); try fewer"):
+    message = r"out of memory: 0.0 MB more needed, [\d,.]+ MB free \(no room for 17 bytes\)"
+    with pytest.raises(ResourceError, match=message):
         render(tiny.labels_array())
 
 

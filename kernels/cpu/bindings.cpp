@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "convolution.h"
+#include "exiting.h"
 #include "head.h"
 #include "kernels.h"
 #include "label_pyramid.h"
@@ -85,6 +86,10 @@ Array checked(const char* op, const char* name, nb::handle value, const char* na
     }
     stride *= static_cast<std::int64_t>(array.shape(axis));
   }
+  if (array.size() > 0 && reinterpret_cast<std::uintptr_t>(array.data()) % alignof(T) != 0) {
+    fail(what + " does not begin at a multiple of " + std::to_string(alignof(T)) +
+         " bytes; expected aligned memory (numpy.array copies into it)");
+  }
   return array;
 }
 
@@ -111,8 +116,16 @@ nb::object room(const char* op, nb::handle out, const nb::tuple& shape,
   if (out.is_none()) return empty(shape, data);
   const Array memory = checked<float>(op, "out", out, "[floats]", {kAny});
   std::size_t wanted = 1;
-  for (nb::handle side : shape) wanted *= nb::cast<std::size_t>(side);
-  if (memory.size() < wanted || !nb::cast<bool>(out.attr("flags").attr("writeable"))) {
+  for (nb::handle side : shape) {
+    const auto length = nb::cast<std::size_t>(side);
+    if (wanted > SIZE_MAX / sizeof(float) / length) {
+      fail(std::string(op) + ": its output is larger than any memory");
+    }
+    wanted *= length;
+  }
+  const bool writeable = nb::hasattr(out, "flags") &&  // which only numpy's arrays have
+                         nb::cast<bool>(out.attr("flags").attr("writeable"));
+  if (memory.size() < wanted || !writeable) {
     fail(std::string(op) + ": out has " + std::to_string(memory.size()) +
          " floats; expected at least " + std::to_string(wanted) + " that may be written");
   }
@@ -132,9 +145,10 @@ nb::object room(const char* op, nb::handle out, const nb::tuple& shape,
   return array;
 }
 
-// Ids of a label map [N, H, W], each of which must be below `classes`.
-void check_ids(const char* op, const Array& labels, std::size_t classes) {
-  const auto* ids = static_cast<const std::uint8_t*>(labels.data());
+// Checks the ids of a label map [N, H, W], each of which must be below `classes`.
+//
+// labels   of which `ids` is the memory, or a copy
+void check_ids(const char* op, const Array& labels, const std::uint8_t* ids, std::size_t classes) {
   std::size_t invalid;
   {
     nb::gil_scoped_release release;
@@ -158,6 +172,7 @@ const crn::Kernels& kernels_of(const char* op, const std::string& isa) {
 
 nb::list label_pyramid(nb::handle labels, std::int64_t classes, std::int64_t levels,
                        std::int64_t threads) {
+  const crn::Call call;
   const char* op = "label_pyramid";
   const Array array = checked<std::uint8_t>(op, "labels", labels, "[N, H, W]", {kAny, kAny, kAny});
   const crn::PyramidShape shape{
@@ -175,8 +190,8 @@ nb::list label_pyramid(nb::handle labels, std::int64_t classes, std::int64_t lev
          " for " + std::to_string(shape.levels) + " levels");
   }
 
-  check_ids(op, array, shape.classes);
   const auto* ids = static_cast<const std::uint8_t*>(array.data());
+  check_ids(op, array, ids, shape.classes);
   nb::list coarse_to_fine;
   std::vector<float*> maps(shape.levels);
   for (std::size_t level = shape.levels; level >= 1; --level) {
@@ -197,6 +212,7 @@ nb::tuple convolve(nb::handle raw, nb::handle scale, nb::handle shift, nb::handl
                    nb::handle weight, nb::handle table, nb::handle gamma, nb::handle beta,
                    std::optional<std::string> upsampling, std::int64_t threads,
                    const std::string& isa, nb::handle memory) {
+  const crn::Call call;
   const char* op = upsampling ? "refine" : "conv";
   const crn::Kernels& kernels = kernels_of(op, isa);
   const std::size_t workers = in_range(op, "threads", threads, 0, kMaxThreads);
@@ -205,7 +221,10 @@ nb::tuple convolve(nb::handle raw, nb::handle scale, nb::handle shift, nb::handl
   }
   crn::Convolution c{};
   Array raw_array, scale_array, shift_array, layout_array, table_array;
-  if (!raw.is_none()) {
+  // Each id is an address in the table, and other Python threads may write to the caller's array
+  // after it was checked.
+  std::vector<std::uint8_t> own_ids;
+  if (!raw.is_none() || !upsampling) {  // only `refine` may have a layout alone
     raw_array = checked<float>(op, "raw", raw, "[N, H, W, C]", {kAny, kAny, kAny, kAny});
     c.batch = raw_array.shape(0);
     c.source_height = raw_array.shape(1);
@@ -242,8 +261,10 @@ nb::tuple convolve(nb::handle raw, nb::handle scale, nb::handle shift, nb::handl
       c.table = floats(table_array);
       layout_array =
           checked<std::uint8_t>(op, "layout", layout, "[N, H, W]", {batch, height, width});
-      check_ids(op, layout_array, c.classes);
-      c.ids = static_cast<const std::uint8_t*>(layout_array.data());
+      const auto* given = static_cast<const std::uint8_t*>(layout_array.data());
+      own_ids.assign(given, given + layout_array.size());
+      check_ids(op, layout_array, own_ids.data(), c.classes);
+      c.ids = own_ids.data();
     } else {
       layout_array =
           checked<float>(op, "layout", layout, "[N, classes, H, W]", {batch, kAny, height, width});
@@ -287,6 +308,7 @@ nb::tuple convolve(nb::handle raw, nb::handle scale, nb::handle shift, nb::handl
 
 nb::object head(nb::handle raw, nb::handle scale, nb::handle shift, nb::handle weight,
                 nb::handle bias, std::int64_t threads, const std::string& isa) {
+  const crn::Call call;
   const char* op = "head";
   const crn::Kernels& kernels = kernels_of(op, isa);
   const std::size_t workers = in_range(op, "threads", threads, 0, kMaxThreads);
@@ -325,6 +347,7 @@ nb::object head(nb::handle raw, nb::handle scale, nb::handle shift, nb::handle w
 }
 
 nb::object to_uint8(nb::handle rgb, std::int64_t threads) {
+  const crn::Call call;
   const char* op = "to_uint8";
   const std::size_t workers = in_range(op, "threads", threads, 0, kMaxThreads);
   const Array array =
@@ -342,6 +365,7 @@ nb::object to_uint8(nb::handle rgb, std::int64_t threads) {
 
 nb::object pack(nb::handle weight, std::int64_t features, std::int64_t multiplied,
                 std::int64_t side, std::int64_t threads) {
+  const crn::Call call;
   const char* op = "pack";
   const Array array =
       checked<float>(op, "weight", weight, "[C_out, C_in, 3, 3]", {kAny, kAny, 3, 3});
@@ -383,4 +407,10 @@ NB_MODULE(_native, module) {
   module.def("pack", &pack, nb::arg("weight").none(), nb::arg("features"), nb::arg("multiplied"),
              nb::arg("tile"), nb::arg("threads"));
   module.def("instruction_sets", &crn::kernel_names);
+
+  nb::module_::import_("atexit").attr("register")(nb::cpp_function(&crn::Call::finish));
+  const nb::module_ os = nb::module_::import_("os");
+  if (nb::hasattr(os, "register_at_fork")) {
+    os.attr("register_at_fork")(nb::arg("after_in_child") = nb::cpp_function(&crn::Call::forget));
+  }
 }

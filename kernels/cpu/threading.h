@@ -4,7 +4,7 @@
 
 #include <atomic>
 #include <cstddef>
-#include <system_error>
+#include <exception>
 #include <thread>
 #include <vector>
 
@@ -27,8 +27,8 @@ void parallel_for(std::size_t count, std::size_t threads, const Body& body) {
   for (std::size_t worker = 1; worker < threads && worker < count; ++worker) {
     try {
       workers.emplace_back(work, worker);
-    } catch (const std::system_error&) {
-      break;  // The process may start no more threads: those there are do the work.
+    } catch (const std::exception&) {
+      break;  // No more threads may be started, or there is no memory: those there are do the work.
     }
   }
   work(0);

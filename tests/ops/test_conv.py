@@ -155,6 +155,13 @@ def test_two_python_threads_at_once() -> None:
         assert_same_bits(each, expected)
 
 
+def misaligned(array: np.ndarray) -> np.ndarray:
+    memory = np.zeros(array.nbytes + 1, np.uint8)
+    view: np.ndarray = memory[1:].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    return view
+
+
 GOOD, _ = Made().features(2, 16, 5, 6)
 WEIGHTS, _ = Made().weights(16, 0, 20, 4)
 
@@ -176,6 +183,8 @@ def with_weight(**changes: Any) -> SimpleNamespace:
             "raw has 15 channels; expected a multiple",
         ),
         (GOOD._replace(raw=GOOD.raw[:, ::2]), "raw has a stride of 192 on axis 1; expected 96"),
+        (GOOD._replace(raw=misaligned(GOOD.raw)), "raw does not begin at a multiple of 4 bytes"),
+        (None, "raw is a <class 'NoneType'>; expected a numpy array"),
         (GOOD._replace(scale=GOOD.scale[:1]), r"scale has shape \(1, 16\); .* = \[2, 16\]"),
         (GOOD._replace(shift=GOOD.shift[:, :8]), r"shift has shape \(2, 8\); .* = \[2, 16\]"),
         (GOOD._replace(shift=None), "shift is a <class 'NoneType'>; expected a numpy array"),
@@ -249,8 +258,8 @@ except MemoryError as error:
     [(1000, 1, "Unable to allocate 61.0 MiB"), (400, 64, "no room for [0-9]+ bytes of scratch")],
 )
 def test_no_room_is_a_memory_error(side: int, threads: int, message: str, tmp_path: Path) -> None:
-    if "libasan" in os.environ.get("LD_PRELOAD", ""):
-        pytest.skip("the address sanitizer takes more address space than any limit")
+    if re.search("lib[at]san", os.environ.get("LD_PRELOAD", "")):
+        pytest.skip("the sanitizers take more address space than any limit")
     command = [sys.executable, "-c", NO_ROOM, str(side), str(threads)]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -165,6 +167,23 @@ def test_wrong_ids_are_refused() -> None:
     bad[1, 5, 7] = 5
     with pytest.raises(ValueError, match=r"label 5 at \[1, 5, 7\].*ids below 5"):
         cpu.refine(GOOD, bad, PACKED_FOR_IDS, "align_corners")
+
+
+def test_ids_that_change_after_their_check_are_not_looked_up() -> None:
+    """Ids of no class are written while the op runs: refused, or those that were valid are used."""
+    made = Made()
+    packed, _ = made.weights(0, 3, 64, 6, True)
+    ids = np.zeros((4, 256, 256), np.uint8)
+    expected = cpu.refine(None, ids, packed, "align_corners", 2)
+    writer = threading.Timer(0.005, ids.fill, (255,))
+    writer.start()
+    try:
+        found = cpu.refine(None, ids, packed, "align_corners", 1)
+    except ValueError as error:
+        assert "label 255 at" in str(error)
+    else:
+        assert_same_bits(found, expected)
+    writer.join()
 
 
 def test_unknown_upsampling_is_refused() -> None:
