@@ -46,14 +46,16 @@ def stack(labels: Labels | Iterable[Labels], known: LabelSet, size: tuple[int, i
         if array.ndim not in (2, 3):
             raise BadInput(f"labels have shape {array.shape}; expected [H, W] or [N, H, W]")
         checked = _of_array(array if array.ndim == 3 else array[None], known, size)
-    else:
+    elif isinstance(labels, Iterable):
         layouts = [
             _of_map(item, known, size)
             if isinstance(item, LabelMap)
-            else _of_array(as_numpy(item)[None], known, size)[0]
-            for item in labels  # type: ignore[union-attr]
+            else _of_array(as_numpy(item)[None], known, size, i)[0]
+            for i, item in enumerate(labels)
         ]
         checked = np.stack(layouts) if layouts else np.empty((0, *size), np.uint8)
+    else:
+        raise _no_labels(labels)
     if not len(checked):
         raise BadInput("no layouts to render; expected at least one")
     return checked
@@ -71,11 +73,10 @@ def as_numpy(labels: Any) -> np.ndarray:
         BadInput: neither array nor tensor, or a tensor that cannot be had from here.
     """
     if isinstance(labels, np.ndarray):
-        return labels
+        # A mask must be seen; other kinds of arrays, as np.matrix, have rules of their own.
+        return labels if np.ma.isMaskedArray(labels) else np.asarray(labels)
     if not hasattr(labels, "__dlpack__"):
-        raise BadInput(
-            f"labels are {type(labels).__name__}; expected a LabelMap, a NumPy array or a tensor"
-        )
+        raise _no_labels(labels)
     if labels.__dlpack_device__()[0] != CPU:
         if not hasattr(labels, "cpu"):
             raise BadInput(
@@ -89,6 +90,12 @@ def as_numpy(labels: Any) -> np.ndarray:
         raise BadInput(f"labels cannot be read as an array ({error}); expected integers") from None
 
 
+def _no_labels(labels: object) -> BadInput:
+    return BadInput(
+        f"labels are {type(labels).__name__}; expected a LabelMap, a NumPy array or a tensor"
+    )
+
+
 def _of_map(layout: LabelMap, known: LabelSet, size: tuple[int, int]) -> np.ndarray:
     if layout.labels.names != known.names:
         raise Mismatch(
@@ -99,16 +106,24 @@ def _of_map(layout: LabelMap, known: LabelSet, size: tuple[int, int]) -> np.ndar
     return layout.array
 
 
-def _of_array(stack: np.ndarray, known: LabelSet, size: tuple[int, int]) -> np.ndarray:
-    if stack.dtype == np.uint8:
-        own = stack.copy()
-        if own.size and own.max() >= known.classes:
-            from_array(own[(own >= known.classes).any((1, 2))][0], known)  # raises, and says where
-    else:
-        own = np.array([from_array(ids, known).array for ids in stack], np.uint8)
-    if len(own):
-        _check_size("array", own.shape[1:], size)
-    return own
+def _of_array(
+    array: np.ndarray, known: LabelSet, size: tuple[int, int], first: int = 0
+) -> np.ndarray:
+    """[N, H, W] -> uint8 [N, H, W]; `first` is the number of the first one, for messages."""
+    if (
+        array.dtype == np.uint8
+        and array.ndim == 3
+        and array.size
+        and not np.ma.isMaskedArray(array)
+    ):
+        own = np.array(array)
+        if own.max() < known.classes:
+            _check_size("array", own.shape[1:], size)
+            return own
+    layouts = [from_array(ids, known, source=f"array {i}") for i, ids in enumerate(array, first)]
+    for layout in layouts:
+        _check_size(layout.source, layout.size, size)
+    return np.stack([layout.array for layout in layouts]) if layouts else np.empty((0, *size), "u1")
 
 
 def _check_size(source: str, found: tuple[int, ...], wanted: tuple[int, int]) -> None:

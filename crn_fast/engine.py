@@ -6,10 +6,8 @@ backend's packed weights. A checkpoint opens as an engine too: it is packed on t
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -20,69 +18,12 @@ from crn_fast import __version__, backends, checkpoint, container, trust
 from crn_fast.baselines.spec import BaselineSpec
 from crn_fast.batch import Labels, stack
 from crn_fast.checkpoint import Checkpoint
-from crn_fast.errors import BadInput, Mismatch, UsageError
+from crn_fast.errors import Mismatch, Outdated, UsageError
 from crn_fast.files import staged
+from crn_fast.manifest import Manifest, rebuild
+from crn_fast.memory import in_parts, shortage
 from crn_fast.palette import LabelSet
 from crn_fast.spec import CascadeSpec
-
-FORMAT = "crn_fast.engine"
-VERSION = 1
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What an engine file says of itself."""
-
-    spec: CascadeSpec | BaselineSpec
-    """Of an engine file always a cascade's."""
-    labels: LabelSet
-    backend: str
-    precision: str
-    """As asked for when built; 'auto' lets the device decide when it is opened."""
-    target: str
-    """Machine it was built for; 'any' when its payload runs everywhere."""
-    checkpoint_sha256: str
-    """`Checkpoint.sha256` of what it was built from."""
-    built_with: Mapping[str, str]
-    notes: Mapping[str, str]
-
-    _PLAIN = ("backend", "precision", "target", "checkpoint_sha256")
-
-    def to_metadata(self) -> dict[str, str]:
-        return {
-            "format": FORMAT,
-            "version": str(VERSION),
-            "spec": self.spec.to_json(),
-            "labels": self.labels.to_json(),
-            "built_with": json.dumps(dict(self.built_with)),
-            "notes": json.dumps(dict(self.notes)),
-            **{name: getattr(self, name) for name in self._PLAIN},
-        }
-
-    @classmethod
-    def from_metadata(cls, source: str, metadata: Mapping[str, str]) -> Manifest:
-        """Read what `to_metadata` wrote.
-
-        Raises:
-            BadInput: not an engine, or its manifest cannot be read.
-            Mismatch: an engine of another format version.
-        """
-        if metadata.get("format") != FORMAT:
-            raise BadInput(f"{source}: not an engine (its format is {metadata.get('format')!r})")
-        if metadata.get("version") != str(VERSION):
-            raise Mismatch(
-                f"{source}: engine version {metadata.get('version')}; this crn_fast opens "
-                f"{VERSION}: rebuild it: crn-fast build-engine CKPT -o {source} --force"
-            )
-        try:
-            spec = CascadeSpec.from_json(metadata["spec"])
-            labels = LabelSet.from_json(metadata["labels"])
-            built_with = container.json_table(metadata["built_with"], "built_with")
-            notes = container.json_table(metadata["notes"], "notes")
-            plain = {name: metadata[name] for name in cls._PLAIN}
-            return cls(spec, labels, built_with=built_with, notes=notes, **plain)
-        except (KeyError, ValueError) as error:
-            raise BadInput(f"{source}: its manifest cannot be read ({error})") from None
 
 
 def build_engine(
@@ -112,9 +53,9 @@ def build_engine(
             and nothing is left.
 
     Raises:
-        BadInput: the checkpoint cannot be read, or is a baseline network's.
+        BadInput: the checkpoint cannot be read.
         UsageError: a precision that no backend has, or an option that this one has not.
-        Mismatch: `size` is not the network's.
+        Mismatch: `size` is not the network's, or that is a baseline.
         Unavailable: the backend cannot run here, or has another precision.
         ResourceError: the file cannot be written.
     """
@@ -160,8 +101,8 @@ def read_file(path: str | Path) -> tuple[Manifest, dict[str, np.ndarray]]:
     manifest = Manifest.from_metadata(str(path), metadata)
     if manifest.backend not in backends.NAMES:
         raise Mismatch(
-            f"{path}: built for the backend {manifest.backend!r}; this crn_fast has "
-            f"{', '.join(backends.NAMES)}: rebuild it: crn-fast build-engine CKPT --force"
+            f"{path}: built for the backend {manifest.backend!r:.40}; this crn_fast has "
+            f"{', '.join(backends.NAMES)}: {rebuild(path)}"
         )
     if backends.get(manifest.backend).EXECUTABLE:
         packed = trust.check(str(path), packed, metadata)
@@ -189,10 +130,10 @@ def buildable(loaded: Checkpoint) -> CascadeSpec:
     """The spec of a checkpoint's cascade.
 
     Raises:
-        BadInput: the checkpoint is a baseline network's.
+        Mismatch: the checkpoint is a baseline network's.
     """
     if isinstance(loaded.spec, BaselineSpec):
-        raise BadInput(
+        raise Mismatch(
             f"{loaded.source}: holds a network of kind {loaded.kind!r}, which is there to compare "
             "with; engines are built of cascades: render and eval take the checkpoint itself"
         )
@@ -208,7 +149,8 @@ def check_size(source: str, spec: CascadeSpec | BaselineSpec, size: tuple[int, i
     if size is not None and size != spec.size:
         raise Mismatch(
             f"{source}: makes pictures of {spec.size[0]}x{spec.size[1]}, not {size[0]}x{size[1]}; "
-            "a network's size is fixed by its stages: leave --size out or use another model"
+            "a network's size is fixed by its stages: use another model, or "
+            f"`--size {spec.size[0]}x{spec.size[1]}`"
         )
 
 
@@ -250,8 +192,8 @@ class Engine:
             manifest, packed = read_file(path)
             if backend not in ("auto", manifest.backend):
                 raise Mismatch(
-                    f"{path}: built for the backend {manifest.backend}, not {backend}: crn-fast "
-                    f"build-engine CKPT --backend {backend}"
+                    f"{path}: built for the backend {manifest.backend}, not {backend}: leave "
+                    f"--backend out, or {rebuild(path, backend=backend)}"
                 )
             _, chosen, _ = backends.choose(manifest.backend, opening=True)
             spec = manifest.spec
@@ -267,7 +209,11 @@ class Engine:
             notes = dict(loaded.notes)
             manifest = Manifest(spec, loaded.labels, name, "auto", "any", "", {}, notes)
         wanted = manifest.precision if precision == "auto" else precision
-        renderer = chosen.load(spec, packed, wanted, device, threads)
+        try:
+            renderer = chosen.load(spec, packed, wanted, device, threads)
+        except Outdated as error:
+            asked = {**manifest.asked(), **error.options}
+            raise Mismatch(f"{path}: {error}: {rebuild(path, **asked)}") from None
         return cls(manifest, renderer, str(path))
 
     @classmethod
@@ -282,7 +228,8 @@ class Engine:
     ) -> Engine:
         if backend not in ("auto", "eager"):
             raise Mismatch(
-                f"{loaded.source}: a network of kind {spec.kind!r} runs on the backend eager only"
+                f"{loaded.source}: a network of kind {spec.kind!r} runs on the backend eager, not "
+                f"{backend}: --backend eager, or leave it out"
             )
         name, _, _ = backends.choose("eager")
         from crn_fast.backends import eager
@@ -315,6 +262,9 @@ class Engine:
     def render(self, labels: Labels | Iterable[Labels]) -> np.ndarray:
         """Make the pictures of one or several layouts. Threads take turns.
 
+        Where memory does not reach for all at a time, they are rendered in smaller batches, which
+        changes no pixel.
+
         Args:
             labels: a `LabelMap`, an integer array or tensor [H, W] or [N, H, W] of channels, or
                 several [H, W]. Tensors are anything with DLPack: those in the CPU's memory are
@@ -327,14 +277,17 @@ class Engine:
         Raises:
             BadInput: channels outside the label set, or an array of another type or shape.
             Mismatch: another size or label set than the network's.
-            ResourceError: out of memory.
+            ResourceError: out of memory for a single layout; needed and free are named.
             UsageError: the engine is closed.
         """
         there = getattr(self._open_renderer(), "render_device", None)
         if there and hasattr(labels, "__cuda_array_interface__"):
             ids: Any = labels
             return self._locked(there, ids if ids.ndim == 3 else ids[None])
-        return self._locked(None, stack(labels, self.labels, self.spec.size))
+        try:
+            return self._locked(None, stack(labels, self.labels, self.spec.size))
+        except MemoryError as error:
+            raise shortage(self.device, error) from None
 
     def stream(self, labels: Iterable[Labels], batch: int = 1) -> Iterator[np.ndarray]:
         """Pictures of layouts as they come: the next are made while the caller uses the last.
@@ -357,10 +310,12 @@ class Engine:
         if batch < 1:
             raise UsageError(f"batch is {batch}; expected 1 or more")
         groups = batches(ahead(labels, batch + 1), batch)
-        stacks = (stack(group, self.labels, self.spec.size) for group in groups)
         # Some renderers copy one batch while they work on another.
         overlapping = getattr(renderer, "stream", None)
-        made = overlapping(stacks) if overlapping else (self._locked(None, s) for s in stacks)
+        if overlapping:
+            made = overlapping(stack(group, self.labels, self.spec.size) for group in groups)
+        else:
+            made = map(self.render, groups)
         pictures = (picture for group in made for picture in group)
         # Such a renderer is this caller's until the stream ends: no other thread may hold it.
         return pictures if overlapping else ahead(pictures, batch)
@@ -379,7 +334,8 @@ class Engine:
     def _locked(self, render: Callable[[Any], np.ndarray] | None, labels: Any) -> np.ndarray:
         """Render while no other thread does; `render` is the renderer itself where it is None."""
         with self._one_at_a_time:
-            return (render or self._open_renderer())(labels)
+            renderer = self._open_renderer()
+            return render(labels) if render else in_parts(renderer, labels)
 
     def _open_renderer(self) -> backends.Renderer:
         if self._renderer is None:

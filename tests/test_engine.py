@@ -16,8 +16,9 @@ pytest.importorskip("torch", reason="the eager backend needs torch")
 import torch
 
 from crn_fast import backends, container, layout
-from crn_fast.engine import Engine, Manifest, build_engine
+from crn_fast.engine import Engine, build_engine
 from crn_fast.errors import BadInput, Mismatch, Unavailable, UsageError
+from crn_fast.manifest import Manifest
 from crn_fast.palette import label_set
 
 

@@ -247,32 +247,40 @@ def test_out_of_memory_is_a_resource_error(monkeypatch: pytest.MonkeyPatch) -> N
         raise MemoryError("no room for 17 bytes")
 
     monkeypatch.setattr(frame.Frame, "render", no_room)
-    with pytest.raises(ResourceError, match=r"out of memory \(no room for 17 bytes\); try fewer"):
+    message = r"out of memory: 0.0 MB more needed, [\d,.]+ MB free \(no room for 17 bytes\)"
+    with pytest.raises(ResourceError, match=message):
         render(tiny.labels_array(1, render.choices.spec))
 
 
-def test_what_does_not_fit_is_rendered_in_smaller_batches_then_lean(
+def test_the_lean_schedule_is_chosen_and_told_before_the_first_picture(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made = tiny.calm_checkpoint(CascadeSpec(widths=(4, 4), base=(1, 2), classes=12))
     render, labels = renderer(made), tiny.labels_array(3, made.spec)
     whole, right = render(labels), frame.Frame.__init__
     made_for: list[tuple[int, bool]] = []
+    lean_fits = True
 
     def limited(self: frame.Frame, choices: Choices, weights: object, n: int, *rest: Any) -> None:
         made_for.append((n, choices.lean))
-        if n > 1 or not choices.lean:
+        if n > 1 or not (choices.lean and lean_fits):
             raise ResourceError(f"{n} layouts need 9 MB")
         right(self, choices, weights, n, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(frame.Frame, "__init__", limited)
+    lean = renderer(made)
+    assert "lean schedule" in lean.device
+    np.testing.assert_array_equal(lean(labels), whole)
+    assert made_for == [(1, False), (1, True), (3, True), (1, True)]
+    # Later its other values would come between two pictures.
     render._frames.clear()
-    np.testing.assert_array_equal(render(labels), whole)
-    assert made_for == [(3, False), (1, False), (1, True)] and "lean" in render.device
-    monkeypatch.setattr(frame.Frame, "__init__", lambda *_: limited(*_[:3], 2))  # type: ignore
-    render._frames.clear()
-    with pytest.raises(ResourceError, match="2 layouts need 9 MB"):
+    del made_for[:]
+    with pytest.raises(ResourceError, match="1 layouts need 9 MB"):
         render(labels)
+    assert made_for == [(3, False), (1, False)] and "lean" not in render.device
+    lean_fits = False
+    with pytest.raises(ResourceError, match="1 layouts need 9 MB"):
+        renderer(made)
 
 
 def test_ids_born_on_the_device_are_checked_there() -> None:

@@ -149,6 +149,8 @@ def choose(
         if reason is None:
             return candidate, backend, passed
         passed.append(f"{candidate}: {reason}")
+    if name != "auto":
+        raise Unavailable(f"the backend {'; '.join(passed)}")
     raise Unavailable(f"no backend can run here: {'; '.join(passed)}")
 
 
@@ -169,8 +171,8 @@ def require_precision(name: str, precision: str, able: Sequence[str]) -> None:
         raise UsageError(f"precision is {precision!r}; expected one of {expected}")
     if precision not in ("auto", *able):
         raise Unavailable(
-            f"{name}: has no {precision} here; it has {', '.join(able)}: take one of those, or "
-            "another --backend"
+            f"{name}: has no {precision} here; it has {', '.join(able)}: take "
+            f"`--precision {able[0]}`, or another --backend"
         )
 
 
@@ -190,7 +192,7 @@ def sees_gpu() -> bool:
     try:
         ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
         import torch
-    except (ImportError, OSError):
+    except Exception:  # a package without its libraries raises what it likes
         return False
     # An empty folder called torch imports as a package, too.
     return hasattr(torch, "cuda") and torch.cuda.is_available()

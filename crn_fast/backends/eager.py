@@ -2,6 +2,9 @@
 
 The backend that every other one is compared with. Not fast: nothing is packed or fused. It also
 runs the baseline networks, which no other backend knows.
+
+On a CPU a picture has the same bits whenever it is rendered on as many threads: PyTorch's
+convolutions round otherwise on other numbers of them.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ import numpy as np
 from crn_fast import cascade
 from crn_fast.backends import require_precision, thread_count
 from crn_fast.baselines.spec import BaselineSpec
-from crn_fast.errors import ResourceError, Unavailable
+from crn_fast.errors import Unavailable
 from crn_fast.extras import out_of_memory, why_no_torch
+from crn_fast.memory import shortage
 from crn_fast.spec import CascadeSpec
 from crn_fast.weights import arrange, check_tensors
 
@@ -85,7 +89,8 @@ def load(
     tensors = {name: place(name, array) for name, array in packed.items()}
     tensors["head.bias"] = tensors["head.bias"].to(convolution)
     weights = arrange(spec, tensors)
-    return EagerRenderer(partial(cascade.render, reference, spec, weights), precision, where)
+    network = partial(cascade.render, reference, spec, weights)
+    return EagerRenderer(network, precision, where, _working_set(spec))
 
 
 def load_baseline(
@@ -131,6 +136,12 @@ def _choose(precision: str, device: int | None, threads: int | None) -> tuple[st
     return precision, where
 
 
+def _working_set(spec: CascadeSpec) -> int:
+    """Bytes that the largest stage has at a time, near enough: inputs and outputs, and a copy."""
+    sizes = (2 * s.height * s.width * (s.features + s.classes + s.channels) for s in spec.stages)
+    return 4 * max(sizes)
+
+
 def _dtype(precision: str) -> torch.dtype:
     """Of the convolutions."""
     import torch
@@ -142,11 +153,23 @@ class EagerRenderer:
     """A network that is ready on one device."""
 
     def __init__(
-        self, network: Callable[[torch.Tensor], torch.Tensor], precision: str, where: torch.device
+        self,
+        network: Callable[[torch.Tensor], torch.Tensor],
+        precision: str,
+        where: torch.device,
+        working_set: int | None = None,
     ) -> None:
-        """`network`: labels uint8 [N, H, W] -> uint8 RGB [N, K, H, W, 3], both on the device."""
+        """Take what was made ready by `load`.
+
+        Args:
+            network: labels uint8 [1, H, W] -> uint8 RGB [1, K, H, W, 3], both on the device.
+            precision: what it computes in.
+            where: the device.
+            working_set: bytes that it takes for a picture, near enough.
+        """
         import torch
 
+        self.working_set = working_set
         self.network, self.precision, self.where = network, precision, where
         if where.type == "cuda":
             self.device = f"{where} ({torch.cuda.get_device_name(where)})"
@@ -156,8 +179,11 @@ class EagerRenderer:
     def __call__(self, labels: np.ndarray) -> np.ndarray:
         """Labels uint8 [N, H, W], checked -> uint8 RGB [N, K, H, W, 3].
 
+        One after another: PyTorch rounds otherwise for other numbers of layouts, and a picture is
+        to be the same alone and in any batch.
+
         Raises:
-            ResourceError: out of memory.
+            ResourceError: out of memory; needed and free are named.
         """
         import torch
 
@@ -166,11 +192,11 @@ class EagerRenderer:
         try:
             with torch.inference_mode():
                 ids = torch.from_numpy(labels).to(self.where)
-                array: np.ndarray = self.network(ids).cpu().numpy()
-                return array
+                pictures = [self.network(ids[i : i + 1]).cpu().numpy() for i in range(len(ids))]
+            return np.concatenate(pictures)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            raise ResourceError(
-                f"{self.device}: out of memory ({error}); try fewer layouts"
-            ) from None
+            gpu = self.where.type == "cuda"
+            free = torch.cuda.mem_get_info(self.where)[0] if gpu else None
+            raise shortage(self.device, error, free, self.working_set) from None

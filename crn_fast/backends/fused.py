@@ -11,14 +11,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from crn_fast.cuda import driver
-from crn_fast.errors import BadInput, Mismatch, Unavailable, UsageError
-from crn_fast.extras import why_no_torch
+from crn_fast.errors import BadInput, Mismatch, Outdated, Unavailable, UsageError
+from crn_fast.extras import way_to, why_no_torch
 from crn_fast.fused import program
 from crn_fast.fused.program import MAX_BATCH
 from crn_fast.fused.runtime import ProgramRenderer
@@ -91,10 +90,13 @@ def available_to_build() -> str | None:
     reason = why_no_torch()
     if reason is not None:
         return reason
-    found = find_spec("triton")
-    # An empty folder called triton would be found, too, but has no file.
-    there = found is not None and found.origin is not None
-    return None if there else "Triton is not installed: pip install triton (Linux only)"
+    try:
+        import triton
+    except Exception as error:  # a package without its libraries raises what it likes
+        words = (str(error) or repr(error)).splitlines()[0]
+        return f"Triton, which is for Linux only, cannot be imported ({words}): {way_to('gpu')}"
+    # An empty folder called triton imports as a package, too.
+    return None if hasattr(triton, "jit") else f"the triton found here is not it: {way_to('gpu')}"
 
 
 def available_to_open() -> str | None:
@@ -250,7 +252,8 @@ def load(
 
     Raises:
         Unavailable: no such GPU.
-        Mismatch: compiled for another GPU, the GPU is too old, or another precision.
+        Outdated: compiled for another GPU or in another precision.
+        Mismatch: the GPU is too old.
         ResourceError: not enough memory on the GPU.
         UsageError: an unknown precision.
     """
@@ -265,18 +268,17 @@ def _load_programs(
     spec: CascadeSpec, packed: Mapping[str, np.ndarray], precision: str, device: int
 ) -> ProgramRenderer:
     about = About.of("the engine", packed)
-    rebuild = "rebuild it: crn-fast build-engine CKPT --backend fused --force"
     if precision not in ("auto", about.precision):
-        raise Mismatch(
-            f"the engine computes in {about.precision}, not {precision}: {rebuild} --precision "
-            f"{precision}"
+        raise Outdated(
+            f"the engine computes in {about.precision}, not {precision}", precision=precision
         )
     gpu = driver.make(device)
     target = "sm_{}{}".format(*gpu.capability)
     if target not in about.targets:
-        raise Mismatch(
+        raise Outdated(
             f"the engine was compiled for {', '.join(about.targets)}; the GPU here, {gpu.gpu}, is "
-            f"{target}: {rebuild} --target {target}"
+            f"{target}",
+            target=target,
         )
     programs = program.read("the engine", spec, packed, target)
     return ProgramRenderer(spec, programs, packed, target, about.precision, gpu)

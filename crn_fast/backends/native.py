@@ -23,10 +23,11 @@ import numpy as np
 from crn_fast import cascade, container
 from crn_fast.backends import require_precision, thread_count
 from crn_fast.cascade import ConvWeights, HeadWeights
-from crn_fast.errors import BadInput, ResourceError, Unavailable, UsageError
+from crn_fast.errors import BadInput, Unavailable, UsageError
 from crn_fast.kernels import cpu
 from crn_fast.kernels.cpu.packing import TILES, Packed, pack_convolution, pack_head, padded
 from crn_fast.kernels.cpu.tuning import Shape, default_tile, fastest_tile
+from crn_fast.memory import shortage
 from crn_fast.spec import CascadeSpec
 from crn_fast.weights import arrange
 
@@ -162,7 +163,7 @@ def load(
     if device is not None:
         raise Unavailable(
             f"--device {device}: the backend native runs on the CPU; leave it out, or take "
-            "--backend eager"
+            "`--backend eager`"
         )
     require_precision("native", precision, PRECISIONS)
     usable = cpu.instruction_sets()
@@ -255,7 +256,7 @@ class NativeRenderer:
         """Labels uint8 [N, H, W], checked -> uint8 RGB [N, K, H, W, 3].
 
         Raises:
-            ResourceError: out of memory.
+            ResourceError: out of memory; needed and free are named.
         """
         ids = np.ascontiguousarray(labels)
         try:
@@ -263,6 +264,4 @@ class NativeRenderer:
                 pictures: np.ndarray = cascade.render(self.ops, self.spec, self.weights, ids)
             return pictures
         except MemoryError as error:
-            raise ResourceError(
-                f"{self.device}: out of memory ({error}); try fewer layouts"
-            ) from None
+            raise shortage(self.device, error) from None

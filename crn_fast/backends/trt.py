@@ -14,7 +14,7 @@ import numpy as np
 
 from crn_fast.backends import require_precision
 from crn_fast.cuda import driver
-from crn_fast.errors import BadInput, Mismatch, Unavailable, UsageError
+from crn_fast.errors import BadInput, Mismatch, Outdated, Unavailable, UsageError
 from crn_fast.spec import CascadeSpec
 from crn_fast.trt.build import PORTABLE, About, Progress, build, fp8_stages
 from crn_fast.trt.build import estimate as sizes
@@ -166,29 +166,27 @@ def load(
     """Hand a checked and trusted plan to TensorRT.
 
     Raises:
-        Mismatch: another version of TensorRT, another GPU or another precision than it was built
+        Outdated: another version of TensorRT, another GPU or another precision than it was built
             for.
         Unavailable: its TensorRT, the driver or the GPU is missing.
         UsageError: an unknown precision.
     """
     about = _about("the engine", packed)
     require_precision("trt", precision, PRECISIONS)
-    rebuild = "rebuild it: crn-fast build-engine CKPT --backend trt --force"
     if precision not in ("auto", about.precision):
-        raise Mismatch(
-            f"the plan computes in {about.precision}, not {precision}: {rebuild} --precision "
-            f"{precision}"
+        raise Outdated(
+            f"the plan computes in {about.precision}, not {precision}", precision=precision
         )
     if about.flavour not in NAMES:
-        raise Mismatch(f"the plan is of {about.flavour!r}, not of {' or '.join(NAMES)}: {rebuild}")
+        raise Outdated(f"the plan is of {about.flavour!r}, not of {' or '.join(NAMES)}")
     flavour = load_flavour((about.flavour,))
     if flavour.version != about.version:
-        raise Mismatch(
+        raise Outdated(
             f"the plan was built by {TITLES[about.flavour]} {about.version}; here is "
-            f"{flavour.version}: {rebuild}"
+            f"{flavour.version}"
         )
     gpu = driver.make(device or 0)
-    _check_gpu(about, gpu, rebuild)
+    _check_gpu(about, gpu)
     return PlanRenderer(flavour, packed["plan"].tobytes(), about, spec, gpu)
 
 
@@ -230,16 +228,14 @@ def _why_not_this_gpu(flavour: Flavour, capability: tuple[int, int] | None) -> s
     )
 
 
-def _check_gpu(about: About, gpu: driver.Driver, rebuild: str) -> None:
-    """Mismatch unless the plan was built for the GPU."""
+def _check_gpu(about: About, gpu: driver.Driver) -> None:
+    """Outdated unless the plan was built for the GPU."""
     here = _sm(gpu.capability)
     suits = (
         gpu.capability >= (8, 0) if about.target == PORTABLE else here in about.target.split(",")
     )
     if not suits:
-        raise Mismatch(
-            f"the plan was built for {about.target}; the GPU here, {gpu.gpu}, is {here}: {rebuild}"
-        )
+        raise Outdated(f"the plan was built for {about.target}; the GPU here, {gpu.gpu}, is {here}")
 
 
 def _sm(capability: tuple[int, int] | None) -> str:

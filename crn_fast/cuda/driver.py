@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from crn_fast.cuda import library
 from crn_fast.cuda.library import LIBRARY
 from crn_fast.errors import ResourceError, Unavailable
 
@@ -105,14 +106,14 @@ class PyCuda:
         try:
             host = self._cuda.pagelocked_empty(nbytes, np.uint8)
         except self._cuda.MemoryError as error:
-            raise _out_of_memory(nbytes, error) from None
+            raise _out_of_memory("page-locked memory", nbytes, error) from None
         return Buffer(host, *self.reserve(nbytes))
 
     def reserve(self, nbytes: int) -> Memory:
         try:
             memory = self._cuda.mem_alloc(nbytes)
         except self._cuda.MemoryError as error:
-            raise _out_of_memory(nbytes, error) from None
+            raise _out_of_memory("GPU memory", nbytes, error) from None
         return Memory(int(memory), memory)
 
     def copy(self, buffer: Buffer, stream: Stream, *, up: bool) -> None:
@@ -178,7 +179,7 @@ class CudaCore:
         try:
             pinned = self._pinned.allocate(nbytes)
         except Exception as error:  # cuda.core's CUDAError is an Exception and no more
-            raise _out_of_memory(nbytes, error) from None
+            raise _out_of_memory("page-locked memory", nbytes, error) from None
         address, memory = self.reserve(nbytes)
         host = np.from_dlpack(pinned).view(np.uint8).reshape(-1)
         return Buffer(host, address, (pinned, memory))
@@ -188,7 +189,7 @@ class CudaCore:
         try:
             memory = self._device.allocate(nbytes, stream=stream)
         except Exception as error:
-            raise _out_of_memory(nbytes, error) from None
+            raise _out_of_memory("GPU memory", nbytes, error) from None
         # Memory comes in the order of that stream; the others may use it at once.
         stream.sync()
         return Memory(int(memory.handle), memory)
@@ -276,8 +277,10 @@ def make(device: int) -> Driver:
     raise AssertionError("why_none found one")
 
 
-def _out_of_memory(nbytes: int, error: BaseException) -> ResourceError:
+def _out_of_memory(kind: str, nbytes: int, error: BaseException) -> ResourceError:
+    """Inside `with driver:`."""
     return ResourceError(
-        f"out of GPU memory: {nbytes / 1e6:.1f} MB more were needed ({error}); try fewer layouts, "
-        "or an engine of a smaller --batch"
+        f"out of {kind}: {nbytes / 1e6:.1f} MB more needed, {library.free_memory() / 1e6:.1f} MB "
+        f"of the GPU's free ({error}): close what else uses it, or take an engine of a smaller "
+        "--batch"
     )

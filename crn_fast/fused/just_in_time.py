@@ -18,6 +18,7 @@ from crn_fast.fused.frame import Frame
 from crn_fast.fused.ops import Choices
 from crn_fast.fused.packed import unpack
 from crn_fast.fused.program import MAX_BATCH
+from crn_fast.memory import shortage
 
 FRAMES = 2
 """Batch sizes whose buffers and graphs are kept."""
@@ -43,7 +44,19 @@ class FusedRenderer:
             self.weights = choices.fold(unpack(choices.spec, packed, where))
         except (RuntimeError, MemoryError) as error:
             raise self._no_room(error) from None
-        self.fitting(1)
+        if not self._has_room():
+            # Its pictures are not the plain schedule's bit for bit, so it is chosen here, for good,
+            # and told; never between two pictures.
+            self.choices = choices.leaner()
+            self.device += ", lean schedule"
+            self.frame(1)
+
+    def _has_room(self) -> bool:
+        try:
+            self.frame(1)
+        except ResourceError:
+            return False
+        return True
 
     def frame(self, n: int) -> Frame:
         """The frame for `n` layouts, made at its first use.
@@ -63,8 +76,6 @@ class FusedRenderer:
     def fitting(self, n: int) -> tuple[int, Frame]:
         """The frame for `n` layouts, or for as many as there is memory for; and how many.
 
-        One layout that does not fit is rendered in the lean schedule from then on.
-
         Raises:
             ResourceError: not even that fits; needed and free are named.
         """
@@ -74,13 +85,9 @@ class FusedRenderer:
                 return n, self.frame(n)
             except ResourceError:
                 self._frames.clear()
-                if n > 1:
-                    self.most = n // 2
-                elif not self.choices.lean:
-                    self.choices = self.choices.leaner()
-                    self.device += ", lean schedule"
-                else:
+                if n == 1:
                     raise
+                self.most = n // 2
 
     def __call__(self, labels: np.ndarray) -> np.ndarray:
         """Labels uint8 [N, H, W], checked -> uint8 RGB [N, K, H, W, 3].
@@ -131,4 +138,6 @@ class FusedRenderer:
     def _no_room(self, error: BaseException) -> BaseException:
         if not out_of_memory(error) or isinstance(error, ResourceError):
             return error
-        return ResourceError(f"{self.device}: out of memory ({error}); try fewer layouts")
+        gpu = self.where.type == "cuda"
+        free = torch.cuda.mem_get_info(self.where)[0] if gpu else None
+        return shortage(self.device, error, free)

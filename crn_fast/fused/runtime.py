@@ -14,7 +14,7 @@ import numpy as np
 from crn_fast.cuda import library
 from crn_fast.cuda.driver import Driver, Memory
 from crn_fast.cuda.pipeline import DeviceLabels, Labels, Pipeline, Slot, pieces
-from crn_fast.errors import BadInput, Mismatch, ResourceError
+from crn_fast.errors import BadInput, Mismatch, Outdated, ResourceError
 from crn_fast.fused.parameters import Parameters, values
 from crn_fast.fused.program import (
     ELEMENTS,
@@ -91,23 +91,24 @@ class ProgramRenderer:
         Raises:
             ResourceError: the driver failed.
         """
-        return np.concatenate([*self.stream(pieces(labels, self.most))])
+        return np.concatenate([*self.stream([labels])])
 
     def stream(self, batches: Iterable[Labels]) -> Iterator[np.ndarray]:
-        """Batches of any number of layouts -> their pictures in order, two in flight.
+        """Batches of layouts -> their pictures in order, two in flight; `most` at a time.
 
         While one batch is rendered, the next is uploaded and the last one downloaded.
 
         Args:
-            batches: uint8 [N, H, W], checked, each no larger than `most`; or ids that were born on
-                this GPU, as `DeviceLabels`.
+            batches: uint8 [N, H, W], checked; or ids that were born on this GPU, as `DeviceLabels`.
 
         Raises:
-            BadInput: ids from the GPU are not the label set's, or too many at a time.
+            BadInput: ids from the GPU are not the label set's, or of another size.
             ResourceError: the driver failed.
             UsageError: this thread is in the middle of another one.
         """
-        return self._pipeline.stream(map(self._fits, batches))
+        return self._pipeline.stream(
+            piece for batch in map(self._fits, batches) for piece in pieces(batch, self.most)
+        )
 
     def render_device(self, labels: Any) -> np.ndarray:
         """Pictures of ids that were born on this GPU: uint8 RGB [N, K, H, W, 3] on the host.
@@ -120,16 +121,16 @@ class ProgramRenderer:
             BadInput: another type or shape, or ids outside of the label set.
             ResourceError: the driver failed.
         """
-        return np.concatenate([*self.stream(pieces(DeviceLabels(labels), self.most))])
+        return np.concatenate([*self.stream([DeviceLabels(labels)])])
 
     def timings(self, labels: np.ndarray) -> dict[str, float]:
         """Seconds of `upload`, `compute` and `download` of labels that `__call__` takes."""
         return self._pipeline.timings(pieces(labels, self.most))
 
     def _fits(self, labels: Labels) -> Labels:
-        if not 1 <= len(labels) <= self.most or tuple(labels.shape[1:]) != self.spec.size:
+        if not len(labels) or tuple(labels.shape[1:]) != self.spec.size:
             raise BadInput(
-                f"labels of shape {tuple(labels.shape)}; expected 1 to {self.most} of "
+                f"labels of shape {tuple(labels.shape)}; expected at least one of "
                 f"{self.spec.size[0]}x{self.spec.size[1]}"
             )
         return labels
@@ -158,9 +159,10 @@ class ProgramRenderer:
         try:
             return library.load(cubin, kernel.name, kernel.shared)
         except Mismatch as error:
-            raise Mismatch(
-                f"{error}: rebuild the engine here: crn-fast build-engine CKPT --backend fused "
-                "--force"
+            raise Outdated(
+                f"{error}, driver {library.version() / 1000:.1f}; the engine was compiled by "
+                "another Triton, or the driver is too old",
+                target=self.target,
             ) from None
 
     def _place_weights(self) -> Memory:

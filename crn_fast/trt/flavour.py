@@ -14,10 +14,11 @@ from importlib import import_module
 from typing import Any
 
 from crn_fast.errors import Unavailable, UsageError
+from crn_fast.extras import way_to
 
 NAMES = ("tensorrt", "tensorrt_rtx")
 TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
-WAY = "pip install 'crn_fast[tensorrt]'"
+WAY = way_to("tensorrt")
 OLDEST = 10
 """First TensorRT with strong typing and uint8 inputs."""
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from crn_fast.cuda import library
 from crn_fast.cuda.driver import Driver
 from crn_fast.cuda.pipeline import Labels, Pipeline, Slot, pieces
-from crn_fast.errors import Mismatch, ResourceError
+from crn_fast.errors import Outdated, ResourceError
 from crn_fast.files import write_whole
 from crn_fast.spec import CascadeSpec
 from crn_fast.trt.build import About
@@ -32,7 +33,7 @@ class PlanRenderer:
         """Hand the plan to TensorRT.
 
         Raises:
-            Mismatch: TensorRT does not take it here, or it is another network's.
+            Outdated: TensorRT does not take it here, or it is another network's.
             ResourceError: not enough GPU memory.
         """
         self.spec, self.precision, self.batch = spec, about.precision, about.batch
@@ -55,16 +56,17 @@ class PlanRenderer:
         Raises:
             ResourceError: out of memory, or TensorRT failed.
         """
-        return np.concatenate([*self.stream(pieces(labels, self.batch[1]))])
+        return np.concatenate([*self.stream([labels])])
 
     def stream(self, batches: Iterable[Labels]) -> Iterator[np.ndarray]:
-        """Batches of no more layouts than the plan takes -> their pictures, two in flight.
+        """Batches of layouts -> their pictures in order, two of the plan's batches in flight.
 
         Raises:
             ResourceError: out of memory, or TensorRT failed.
             UsageError: this thread is in the middle of another one.
         """
-        for pictures in self._pipeline.stream(batches):
+        parts = (piece for batch in batches for piece in pieces(batch, self.batch[1]))
+        for pictures in self._pipeline.stream(parts):
             self._keep_cache()
             yield pictures
 
@@ -102,9 +104,9 @@ class PlanRenderer:
         del logger(self._flavour.trt).errors[:]
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise Mismatch(
+            raise Outdated(
                 f"{self._flavour.title} does not take this plan on {self._driver.gpu}: "
-                f"{self._words()}: rebuild it: crn-fast build-engine CKPT --backend trt --force"
+                f"{self._words()}"
             )
         return engine
 
@@ -120,9 +122,8 @@ class PlanRenderer:
         found = {name: tuple(self._engine.get_tensor_shape(name)) for name in names}
         uint8 = self._flavour.trt.uint8
         if found != expected or any(self._engine.get_tensor_dtype(n) != uint8 for n in names):
-            raise Mismatch(
-                f"the plan takes and gives {found}; its engine file says uint8 {expected}: build "
-                "it again"
+            raise Outdated(
+                f"the plan takes and gives {found}; its engine file says uint8 {expected}"
             )
 
     def _make_context(self) -> tuple[Any, Any]:
@@ -132,7 +133,7 @@ class PlanRenderer:
             needed = self._flavour.memory_size(self._engine) / 1e6
             raise ResourceError(
                 f"{self._flavour.title} could not prepare the plan, which needs {needed:.0f} MB of "
-                f"GPU memory: {self._words()}"
+                f"GPU memory; {library.free_memory() / 1e6:.0f} MB are free: {self._words()}"
             )
         return context, cache
 
