@@ -7,13 +7,17 @@ when it is called, and imports what is heavy inside itself, so that --help is im
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import sys
+from collections.abc import Sequence
 from importlib import import_module
+from itertools import pairwise
 
 import click
 
 from crn_fast import __version__
-from crn_fast.errors import CrnError
+from crn_fast.errors import CrnError, one_line
 
 COMMANDS = {
     "demo": "Render the packaged example layout: the first thing to try.",
@@ -104,28 +108,106 @@ def main(arguments: list[str] | None = None) -> None:
     except BaseException as error:
         if "--debug" in anywhere and not isinstance(error, click.ClickException):
             raise
-        message, code = _explain(error)
-        click.echo(f"crn-fast: {' '.join(message.split())}", err=True)
+        if isinstance(error, _HELP):
+            click.echo(error.format_message(), err=True)
+            sys.exit(error.exit_code)
+        message, code = _explain(error, given)
+        if not isinstance(error, CrnError):  # click and Python write in several lines
+            message = " ".join(message.split())
+        click.echo(one_line(f"crn-fast: {message.strip()}"), err=True)
         sys.exit(code)
     sys.exit(0)
 
 
-def _explain(error: BaseException) -> tuple[str, int]:
-    """One line and the exit code for whatever went wrong."""
+_HELP: tuple[type[click.UsageError], ...] = tuple(
+    filter(None, [getattr(click.exceptions, "NoArgsIsHelpError", None)])
+)
+"""What click, since 8.2, raises where a group is called without a command; its message is help."""
+
+
+def _explain(error: BaseException, given: Sequence[str]) -> tuple[str, int]:
+    """One line, with what can be pasted between backticks, and the exit code."""
     match error:
         case CrnError():
-            return str(error), error.exit_code
+            return f"{error}{_instead(error.meant, given)}", error.exit_code
+        case click.UsageError():
+            if instead := _instead(_meant(error, given), given):
+                # Without click's own guesses, which come in the order of the alphabet.
+                own = type(error) is click.UsageError or isinstance(error, click.NoSuchOption)
+                message = error.message if own else error.format_message()
+                return f"{message.rstrip('.')}{instead}", error.exit_code
+            first = [word for word in given[:1] if word in COMMANDS]
+            path = error.ctx.command_path if error.ctx else " ".join(["crn-fast", *first])
+            return f"{error.format_message().rstrip('.')}; see `{path} --help`", error.exit_code
         case click.ClickException():
-            where = getattr(error, "ctx", None)
-            path = where.command_path if where else "crn-fast"
-            return f"{error.format_message()} (see {path} --help)", error.exit_code
+            return error.format_message(), error.exit_code
         case KeyboardInterrupt() | click.exceptions.Abort():
             return "interrupted", 130
         case MemoryError():
-            return f"out of memory ({error or 'no size given'})", 5
+            from crn_fast.memory import shortage
+
+            return str(shortage("this process", error)), 5
+        case RuntimeError() if "can't start new thread" in str(error):
+            from crn_fast.memory import no_thread
+
+            return str(no_thread(error)), 5
         case OSError():
             named = f"{error.filename}: " if error.filename else ""
             return f"{named}{error.strerror or error}", 5
         case _:
             name = type(error).__name__
-            return f"{name}: {error} (a bug of ours: add --debug and report it, please)", 1
+            return f"{name}: {error} (a bug of ours: add `--debug` and report it, please)", 1
+
+
+def _meant(error: click.UsageError, given: Sequence[str]) -> tuple[str, tuple[str, ...]] | None:
+    """The word that click does not know, and what is nearest to it among those that it does."""
+    from crn_fast.files import nearest
+
+    context, parameter = error.ctx, getattr(error, "param", None)
+    if context is None:
+        return None
+    known: Sequence[str] = ()
+    if isinstance(error, click.NoSuchOption):
+        word = error.option_name
+        options = context.command.get_params(context)
+        known = [name for each in options for name in each.opts if name.startswith("-")]
+    elif isinstance(error, click.MissingParameter):
+        # The first thing that people try: `crn-fast render street.png`.
+        bare = [b for a, b in pairwise(given) if "-" not in (a[:1], b[:1])]
+        layouts = parameter is not None and "--layout" in parameter.opts
+        return (bare[0], ("--layout", bare[0])) if layouts and len(bare) == 1 else None
+    elif found := re.match("No such command '(.*?)'", error.message):
+        word = found[1]
+        if isinstance(context.command, click.Group):
+            known = context.command.list_commands(context)
+    elif isinstance(parameter, click.Parameter) and isinstance(parameter.type, click.Choice):
+        known = [str(choice) for choice in parameter.type.choices]
+        word = next((w for w in _values(given) if repr(w) in error.message and w not in known), "")
+    else:
+        return None
+    near = nearest(word, known)
+    return (word, (near,)) if near else None
+
+
+def _values(given: Sequence[str]) -> list[str]:
+    """Every word of a command, and what follows an = in one."""
+    return [*given, *(word.partition("=")[2] for word in given if "=" in word)]
+
+
+def _instead(meant: tuple[str, tuple[str, ...]] | None, given: Sequence[str]) -> str:
+    """The command that was given with what was meant, to paste."""
+    if meant is None:
+        return ""
+    word, words = meant
+    part = re.compile(rf"(?<![^=.,]){re.escape(word)}(?![^=.,])")
+    command: list[str] = []
+    for each in given:
+        if each == word:
+            command += words
+        elif "=" in each or "," in each:  # as in --key=word, a.word=1 and word,other
+            command.append(part.sub(lambda _: words[0], each))
+        else:
+            command.append(each)
+    if command == list(given):
+        return f"; did you mean {' '.join(words)}?"
+    return f"; use `crn-fast {shlex.join(command)}`"

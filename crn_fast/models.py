@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from crn_fast.errors import BadInput, UsageError
-from crn_fast.files import kind_of
+from crn_fast.files import kind_of, nearest
 
 SIZES = {
     "street-1024": (1024, 2048),
@@ -27,7 +27,9 @@ def path_of(name: str) -> Path:
         BadInput: this installation lacks it.
     """
     if name not in SIZES:
-        raise UsageError(f"model {name!r} is neither a file nor one of {', '.join(SIZES)}")
+        error = UsageError(f"model {name!r} is neither a file nor one of {', '.join(SIZES)}")
+        near = nearest(name, SIZES)
+        raise error.instead_of(name, near) if near else error
     return _resource(f"models/{name}.safetensors")
 
 
@@ -53,7 +55,9 @@ def resolve(model: str | None, size: tuple[int, ...] = ()) -> Path:
         fitting = [name for name, made in SIZES.items() if made == size]
         return path_of(fitting[0] if fitting else DEFAULT)
     path = Path(model)
-    return path_of(model) if model in SIZES and kind_of(path) == "missing" else path
+    # A name without an ending is one of ours that was mistyped, rather than a file.
+    ours = model in SIZES or (nearest(model, SIZES) and not path.suffix)
+    return path_of(model) if ours and kind_of(path) == "missing" else path
 
 
 def _resource(relative: str) -> Path:

@@ -15,6 +15,7 @@ import numpy as np
 from crn_fast import __version__, cascade
 from crn_fast.cascade import ConvWeights, HeadWeights
 from crn_fast.errors import ResourceError, Unavailable, UsageError
+from crn_fast.extras import way_to
 from crn_fast.spec import CascadeSpec
 from crn_fast.weights import arrange
 
@@ -97,8 +98,8 @@ def why_no_onnx() -> str | None:
     try:
         import onnx
     except ImportError as error:
-        return f"onnx cannot be imported ({error}): pip install onnx"
-    return None if hasattr(onnx, "helper") else "the onnx found here is not ONNX: pip install onnx"
+        return f"onnx cannot be imported ({error}): {way_to('onnx')}"
+    return None if hasattr(onnx, "helper") else f"the onnx found here is not ONNX: {way_to('onnx')}"
 
 
 class OnnxOps:

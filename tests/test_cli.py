@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import pytest
 
 import tiny
 from crn_fast import checkpoint, cli, image, layout
+from crn_fast.commands import emit
 from crn_fast.layout import from_array
 from crn_fast.palette import label_set
 
@@ -142,6 +145,39 @@ def test_render_mistakes(files: Run, arguments: str, code: int, parts: list[str]
     model = [] if "-m" in arguments.split() else ["-m", "net.safetensors"]
     failed(files("render", *arguments.split(), *model), code, *parts)
     assert sorted(Path().iterdir()) == before
+
+
+def test_every_layout_that_is_named_is_rendered(files: Run) -> None:
+    shutil.copy("layout.png", "other.png")
+    code, out, _ = files(
+        "render", "--layout", "layout.png", "--layout", "other.png", "-m", "net.safetensors",
+        "--images", "1", "-o", "pictures",
+    )  # fmt: skip
+    assert (code, out) == (0, "pictures\n")
+    assert sorted(path.name for path in Path("pictures").glob("*.png")) == [
+        "layout.png",
+        "other.png",
+    ]
+
+
+def test_what_is_read_is_never_replaced(files: Run) -> None:
+    failed(files("convert", "net.safetensors", "net.safetensors", "--half", "--force"), 2, "itself")
+    mapped = files("labels", "map", "layout.png", "layout.png", "--from", "camvid", "--overwrite")
+    failed(mapped, 2, "layout.png", "itself")
+
+
+def test_a_command_to_paste_has_the_names_of_the_user(files: Run) -> None:
+    Path("a b").mkdir()
+    shutil.copy("layout.png", "a b/ö.png")
+    for given, meant in (
+        (["render", "--layout=a b/o.png"], "render '--layout=a b/ö.png'"),
+        (["render", "--layout", r"a b\ö.png"], "render --layout 'a b/ö.png'"),
+        (["rendr", "--layout", "x"], "render --layout x"),
+        (["labels", "show", "CamVid"], "labels show camvid"),
+        (["eval", "x", "y", "--metrics", "psnr,ssmi"], "eval x y --metrics psnr,ssim"),
+    ):
+        _, _, err = files(*given)
+        assert f"`crn-fast {meant}`" in err
 
 
 def test_build_engine_mistakes(files: Run) -> None:
@@ -280,3 +316,25 @@ def test_help_imports_nothing_heavy() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+NAME = "a\n\x1b[2J\udcff.png"
+"""Of a file: two lines, a screen that is wiped, and a byte that is no Unicode."""
+
+
+def test_names_are_told_in_one_line(run: Run) -> None:
+    _, _, err = run("render", "--layout", NAME)
+    assert r"a\n\x1b[2J\udcff.png: " in err and err.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are those of Unix")
+def test_results_are_escaped_on_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    emit(Path(NAME))
+    assert capfdbinary.readouterr().out == os.fsencode(NAME) + b"\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    emit(Path(NAME))
+    emit("a table\n  of\ttwo\x07 lines")
+    shown = capfdbinary.readouterr().out.decode()
+    assert shown == "a\\n\\x1b[2J\\udcff.png\na table\n  of\ttwo\\x07 lines\n"

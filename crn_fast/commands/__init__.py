@@ -6,6 +6,7 @@ Results go to stdout; progress and everything else for people goes to stderr.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 
 import click
 
-from crn_fast.errors import UsageError
+from crn_fast.errors import UsageError, one_line
 from crn_fast.files import check_folder, kind_of
 
 
@@ -50,6 +51,19 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="How layouts write their labels.",
     )
     return encoding(unknown(command))
+
+
+class Device(click.ParamType[int]):
+    """The number of a GPU."""
+
+    name = "N"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        number = str(value).removeprefix("cuda").removeprefix(":") or "0"
+        if str(value) == number and number.isdecimal() and len(number) < 5:
+            return int(number)
+        use = f"; use `--device {number}`" if number.isdecimal() else ""
+        self.fail(f"{value!r}: expected the number of a GPU, as in 0{use}")
 
 
 fit_option = click.option(
@@ -106,9 +120,7 @@ def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that decide what runs a network, shared by every command that renders."""
     threads = click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads.")
-    device = click.option(
-        "--device", type=click.IntRange(min=0), metavar="N", help="Number of the GPU."
-    )
+    device = click.option("--device", type=Device(), metavar="N", help="Number of the GPU.")
     return backend_options(device(threads(trust_option(command))))
 
 
@@ -135,12 +147,23 @@ def say(message: str) -> None:
     """A line for people, on stderr; nothing with --quiet."""
     context = click.get_current_context(silent=True)
     if not (context and context.find_root().obj and context.find_root().obj.get("quiet")):
-        click.echo(message, err=True)
+        click.echo(one_line(message), err=True)
 
 
-def emit(value: str | dict[str, Any]) -> None:
-    """A result, on stdout: a path or line of text, or one JSON document a line."""
-    click.echo(value if isinstance(value, str) else json.dumps(value, default=str))
+def emit(value: str | Path | dict[str, Any]) -> None:
+    """A result, on stdout: a path, some text, or one JSON document a line.
+
+    A path goes to a pipe as it is, byte by byte; on a terminal it is made `one_line`.
+    """
+    text = json.dumps(value, default=str) if isinstance(value, dict) else str(value)
+    if sys.stdout is not None and sys.stdout.isatty():
+        # Text of ours may be a table; a name has no right to lines and columns.
+        kept = "" if isinstance(value, Path) else "\n\t"
+        text = "".join(c if c in kept else one_line(c) for c in text)
+    elif os.name == "posix" and hasattr(sys.stdout, "buffer"):
+        click.echo(os.fsencode(text))  # click and the encoding of the stream would change names
+        return
+    click.echo(text)
 
 
 def check_writable(path: Path, force: bool, option: str = "--force") -> None:
@@ -151,7 +174,7 @@ def check_writable(path: Path, force: bool, option: str = "--force") -> None:
         ResourceError: its folder is missing or may not be written.
     """
     if kind_of(path) != "missing" and not force:
-        raise UsageError(f"{path}: exists already; add {option}, or name another file")
+        raise UsageError(f"{path}: exists already; add `{option}`, or name another file")
     check_folder(path)
 
 

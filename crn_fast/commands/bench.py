@@ -12,6 +12,7 @@ import click
 
 from crn_fast.commands import Size, emit, say
 from crn_fast.errors import CheckFailed, Unavailable, UsageError
+from crn_fast.files import nearest
 
 if TYPE_CHECKING:
     from crn_fast.measure.rows import Row
@@ -118,7 +119,8 @@ def command(
     before = rows.read(baseline) if baseline else []
     if rows_file not in (None, "-"):
         check_folder(Path(str(rows_file)))
-    network = model if model in inputs.NETWORKS else str(models.resolve(model))
+    made = model in inputs.NETWORKS or inputs.SCALED in model
+    network = model if made else str(models.resolve(model))
     folder = work or _cache()
     check_size(model, inputs.load(network, folder)[1].spec, size)
     prepared = inputs.prepare(network, folder, layout, oracle, batch=batch)
@@ -155,11 +157,13 @@ def _backends(wanted: str) -> list[str]:
                 say(f"passed over {name}: {reason}")
         if found := [name for name, reason in reasons.items() if reason is None]:
             return found
-        raise Unavailable("no backend can run here; crn-fast doctor says what is missing")
+        raise Unavailable("no backend can run here; `crn-fast doctor` says what is missing")
     names = [REFERENCE if name == "eager" else name for name in wanted.split(",") if name]
     for name in names:
         if name not in OURS:
-            raise UsageError(f"--backend {name}: expected all, or some of {', '.join(OURS)}")
+            near = nearest(name, OURS)
+            error = UsageError(f"--backend {name}: expected all, or some of {', '.join(OURS)}")
+            raise error.instead_of(name, *([near] if near else []))
         if reason := why_not(name):
             raise Unavailable(f"--backend {name}: {reason}")
     return list(dict.fromkeys(names))
@@ -180,9 +184,13 @@ def _peers(wanted: str) -> list[str]:
     if wanted == "all":
         return [*CPU, *(GPU if sees_gpu() else [])]
     names = [name for name in wanted.split(",") if name]
-    if unknown := [name for name in names if name not in {**CPU, **GPU}]:
-        known = ", ".join([*CPU, *GPU])
-        raise UsageError(f"--peers {unknown[0]}: expected all, none, or some of {known}")
+    known = [*CPU, *GPU]
+    if unknown := [name for name in names if name not in known]:
+        near = nearest(unknown[0], known)
+        error = UsageError(
+            f"--peers {unknown[0]}: expected all, none, or some of {', '.join(known)}"
+        )
+        raise error.instead_of(unknown[0], *([near] if near else []))
     return list(dict.fromkeys(names))
 
 

@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from crn_fast.commands import Size, backend_options, check_writable, emit, interactive, say
 from crn_fast.errors import UsageError
-from crn_fast.files import kind_of
+from crn_fast.files import ending_in, kind_of
 
 if TYPE_CHECKING:
     from crn_fast.backends import Backend
@@ -101,7 +102,8 @@ def command(
     stem = path.resolve().name if kind_of(path) == "folder" else path.stem
     target = Path(out or f"{stem}.crn")
     if target.suffix != ".crn":
-        raise UsageError(f"-o {target}: an engine's name ends in .crn")
+        error = UsageError(f"-o {target}: an engine's name ends in .crn")
+        raise error.instead_of(str(target), *ending_in(target, ".crn"))
     check_writable(target, force)
     loaded = checkpoints.load(path)
     spec = buildable(loaded)
@@ -134,8 +136,8 @@ def command(
             verify=None if check.reason else check,
         )
     say(str(check))
-    emit(str(target))
-    say(f"next: crn-fast render -m {target} --layout LAYOUT.png")
+    emit(target)
+    say(f"next: crn-fast render -m {quote(str(target))} --layout LAYOUT.png")
 
 
 def _options(targets: tuple[str, ...], batch: tuple[int, int] | None, tune: bool) -> dict[str, Any]:

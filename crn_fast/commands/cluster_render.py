@@ -171,7 +171,7 @@ def command(
         except (KeyboardInterrupt, SystemExit):  # Ray turns SIGTERM into the latter.
             raise Interrupted(
                 f"interrupted with {progress.done} layouts done; the same command with "
-                "--skip-existing goes on from there"
+                "`--skip-existing` goes on from there"
             ) from None
         say(
             f"{counts.rendered} layouts rendered, {counts.skipped} skipped, {counts.failed} "

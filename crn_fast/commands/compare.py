@@ -5,6 +5,7 @@ from __future__ import annotations
 import webbrowser
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -103,7 +104,7 @@ def command(
         _print(answers.summarize(answers.read(summary)), as_json)
         return
     if a is None or b is None:
-        raise UsageError("two folders of pictures are needed: crn-fast compare A/ B/")
+        raise UsageError("two folders of pictures are needed; see `crn-fast compare --help`")
     folders: dict[Source, Path] = {"a": a, "b": b}
     if real is not None:
         folders["real"] = real
@@ -122,7 +123,7 @@ def command(
     _serve(experiment, port, out)
     if out.exists():
         _print(answers.summarize(answers.read(out)), as_json)
-        say(f"next: crn-fast compare --summary {out}")
+        say(f"next: crn-fast compare --summary {quote(str(out))}")
 
 
 def _serve(experiment: Any, port: int, out: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
 
 from crn_fast.commands import check_writable, emit, say
 from crn_fast.errors import UsageError
+from crn_fast.files import ending_in
 
 if TYPE_CHECKING:
     from crn_fast.checkpoint import Checkpoint
@@ -44,8 +46,11 @@ def command(
     from crn_fast import checkpoint
 
     if target.suffix != ".safetensors":
-        raise UsageError(f"{target}: the file to write ends in .safetensors")
+        error = UsageError(f"{target}: the file to write ends in .safetensors")
+        raise error.instead_of(str(target), *ending_in(target, ".safetensors"))
     check_writable(target, force)
+    if target.exists() and Path(source).exists() and target.samefile(source):
+        raise UsageError(f"{target}: is the checkpoint itself; name another file")
     loaded = _load(source, label_set)
     if half:
         # An overflow becomes an infinity, which `Checkpoint` refuses by name.
@@ -55,8 +60,8 @@ def command(
     if licence:
         loaded = dataclasses.replace(loaded, notes={**loaded.notes, "licence": licence})
     checkpoint.save(target, loaded)
-    emit(str(target))
-    say(f"next: crn-fast build-engine {target}")
+    emit(target)
+    say(f"next: crn-fast build-engine {quote(str(target))}")
 
 
 def _load(source: str, label_set: str | None) -> Checkpoint:

@@ -44,7 +44,7 @@ def command(
     say(f"layout {example}")
     ctx.invoke(
         render_command.command,
-        source=str(example),
+        sources=(str(example),),
         model=model,
         out=out,
         overwrite=overwrite or out == "demo.png",

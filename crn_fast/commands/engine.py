@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -35,8 +36,8 @@ def extract(engine: str, out: str | None, force: bool) -> None:
     check_writable(target, force)
     plan = _plan(engine)
     write_whole(target, lambda stream: stream.write(plan))
-    emit(str(target))
-    say(f"next: trtexec --loadEngine={target}")
+    emit(target)
+    say(f"next: trtexec --loadEngine={quote(str(target))}")
 
 
 @command.command(epilog="\b\nExample:\n  crn-fast engine kernels street.crn --json")
@@ -77,8 +78,9 @@ def rebuild(
     """
     from crn_fast import checkpoint as checkpoints
     from crn_fast import container, models
-    from crn_fast.engine import Manifest, build_engine
+    from crn_fast.engine import build_engine
     from crn_fast.errors import Mismatch
+    from crn_fast.manifest import Manifest
     from crn_fast.verify import Check
 
     manifest = Manifest.from_metadata(engine, container.read_metadata(engine))
@@ -88,7 +90,7 @@ def rebuild(
     if (found := loaded.sha256()) != manifest.checkpoint_sha256:
         raise Mismatch(
             f"{checkpoint}: its SHA-256 is {found}; {engine} was built from "
-            f"{manifest.checkpoint_sha256}: crn-fast build-engine {checkpoint}"
+            f"{manifest.checkpoint_sha256}: `crn-fast build-engine {quote(checkpoint)}`"
         )
     options = _options(manifest.target, manifest.built_with.get("batch", ""))
     if "tensorrt" in manifest.built_with:
@@ -103,8 +105,8 @@ def rebuild(
         verify=None if check.reason else check,
     )
     say(str(check))
-    emit(str(target))
-    say(f"next: crn-fast render -m {target} --layout LAYOUT.png")
+    emit(target)
+    say(f"next: crn-fast render -m {quote(str(target))} --layout LAYOUT.png")
 
 
 def _options(target: str, batch: str) -> dict[str, Any]:

@@ -6,13 +6,15 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from crn_fast.commands import emit, engine_options, interactive, say
 from crn_fast.errors import BadInput, ResourceError, Unavailable, UsageError
-from crn_fast.extras import out_of_memory, why_no_torch
+from crn_fast.extras import out_of_memory, way_to, why_no_torch
+from crn_fast.files import nearest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -166,7 +168,7 @@ def command(
         for note in notes:
             emit(note)
     if Path(engine.source).suffix != ".crn":
-        say(f"next: crn-fast build-engine {engine.source}")
+        say(f"next: crn-fast build-engine {quote(engine.source)}")
 
 
 def _choose(metrics: str | None, given: dict[str, str | None]) -> tuple[list[str], dict[str, str]]:
@@ -177,7 +179,9 @@ def _choose(metrics: str | None, given: dict[str, str | None]) -> tuple[list[str
     """
     names = [name.strip() for name in metrics.split(",")] if metrics else list(METRICS)
     if unknown := [name for name in names if name not in METRICS]:
-        raise UsageError(f"--metrics {unknown[0]}: unknown; there are {', '.join(METRICS)}")
+        near = nearest(unknown[0], METRICS)
+        error = UsageError(f"--metrics {unknown[0]}: unknown; there are {', '.join(METRICS)}")
+        raise error.instead_of(unknown[0], *([near] if near else []))
     left_out = {
         name: f"it needs {METRICS[name]}"
         for name in names
@@ -197,8 +201,8 @@ def _require_packages(wanted: Sequence[str]) -> None:
             import torchmetrics  # noqa: F401
         except ImportError:
             raise Unavailable(
-                "psnr and ssim need torchmetrics: pip install torchmetrics, or install crn_fast "
-                "with its extra [train]; or choose others with --metrics"
+                f"psnr and ssim need torchmetrics: {way_to('train')}; or choose others with "
+                "--metrics"
             ) from None
 
 

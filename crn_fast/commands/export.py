@@ -45,7 +45,7 @@ def onnx(checkpoint: str, out: str | None, precision: str, batch: str, force: bo
     check_writable(target, force)
     blob = onnx_export.export(_spec(loaded), loaded.tensors, precision, layouts)
     write_whole(target, lambda stream: stream.write(blob))
-    emit(str(target))
+    emit(target)
     say(f"next: trtexec --onnx={target}, or onnxruntime.InferenceSession('{target}')")
 
 
@@ -89,7 +89,7 @@ def triton_server(model: str, out: str, name: str | None) -> None:
     if kind_of(target) != "missing":
         raise UsageError(f"{target}: exists already; give another --name, or remove it")
     repository.write(target, spec, blob, file, backend, batch)
-    emit(str(target))
+    emit(target)
     say(f"next: tritonserver --model-repository={out}")
 
 

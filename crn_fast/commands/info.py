@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -64,20 +65,20 @@ def command(path: str, label_set: str, encoding: Any, unknown: Any, as_json: boo
         width = max(map(len, facts))
         for key, value in facts.items():
             emit(f"{key:<{width}}  {value}")
-    say(f"next: {following} {file}")
+    say(f"next: {following} {quote(str(file))}")
 
 
 def _container(file: Path) -> tuple[dict[str, Any], str]:
-    from crn_fast import container, engine
+    from crn_fast import container, manifest
 
-    if container.read_metadata(file).get("format") == engine.FORMAT:
+    if container.read_metadata(file).get("format") == manifest.FORMAT:
         return _engine(file), "crn-fast render --layout LAYOUT.png -m"
     return _checkpoint(file)
 
 
 def _engine(file: Path) -> dict[str, Any]:
     from crn_fast import container, trust
-    from crn_fast.engine import Manifest
+    from crn_fast.manifest import Manifest
 
     _, metadata = container.read(file)
     manifest = Manifest.from_metadata(str(file), metadata)

@@ -53,8 +53,9 @@ class Fps(click.ParamType[Fraction]):
 @click.command(epilog=EPILOG)
 @click.option(
     "--layout",
-    "source",
+    "sources",
     required=True,
+    multiple=True,
     metavar="PATH|DIR|GLOB|-",
     help="Layout, folder, pattern, video of labels, or - for stdin. More paths may follow.",
 )
@@ -118,13 +119,13 @@ class Fps(click.ParamType[Fraction]):
 @folder_options
 @click.option("--timing", is_flag=True, help="Say how long each part took.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as a line of JSON.")
-def command(source: str, more: tuple[str, ...], **options: Any) -> None:
+def command(sources: tuple[str, ...], more: tuple[str, ...], **options: Any) -> None:
     """Turn layouts into pictures.
 
     One layout becomes a picture; a folder, a pattern or several become a folder of pictures with a
     manifest, or a video. A model that makes K pictures of a layout writes OUT_0, OUT_1, ...
     """
-    request = Request((source, *more), **options)
+    request = Request((*sources, *more), **options)
     if request.skip_existing and request.overwrite:
         raise UsageError("--skip-existing or --overwrite: give one of them")
     # Whatever runs is imported only now: for a single picture the rest would cost its time.

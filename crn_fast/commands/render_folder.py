@@ -134,7 +134,7 @@ def run(request: Request) -> None:
         if stopping() and done_here < len(jobs):
             raise Interrupted(
                 f"interrupted with {done_here} of {len(jobs)} layouts done; the same command with "
-                "--skip-existing goes on from there"
+                "`--skip-existing` goes on from there"
             )
         _conclude(request, progress, out, manifest.path)
 
@@ -149,7 +149,7 @@ def _conclude(request: Request, progress: Progress, out: Path, manifest: Path) -
         share = progress.busy / max(progress.seconds, 1e-9)
         say(f"renderer busy {progress.busy:.2f} s, {share:.0%} of the time")
     if not request.as_json:
-        emit(str(out))
+        emit(out)
     if progress.failed:
         raise PartlyDone(
             f"{progress.failed} of {progress.total} layouts failed; {manifest} says which and why"
@@ -207,8 +207,8 @@ def _check_missing(jobs: Sequence[Job], out: Path) -> None:
     ]
     if there:
         raise UsageError(
-            f"{there[0]}: exists already (and {len(there) - 1} more); add --skip-existing to go on "
-            "where a run ended, --overwrite to render all again, or name another -o"
+            f"{there[0]}: exists already (and {len(there) - 1} more); add `--skip-existing` to go "
+            "on where a run ended, `--overwrite` to render all again, or name another -o"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -51,7 +52,7 @@ def run(request: Request) -> None:
     request.check(engine)
     count, finish = request.finisher(engine)
     if to_stdout and count > 1:
-        raise UsageError(f"-o -: {engine.source} makes {count} pictures; add --images 1")
+        raise UsageError(f"-o -: {engine.source} makes {count} pictures; add `--images 1`")
     target = Path(out)
     targets = [target.with_stem(f"{target.stem}_{k}") for k in range(count)]
     targets = [target] if count == 1 else targets
@@ -90,11 +91,11 @@ def run(request: Request) -> None:
         )
         return
     for path in targets:
-        emit(str(path))
+        emit(path)
     if click.get_current_context().info_name == "render":  # `demo`, which calls this, has its own
         built = engine.source.endswith(".crn") or not isinstance(engine.spec, CascadeSpec)
         following = "render --layout ANOTHER.png -m" if built else "build-engine"
-        say(f"next: crn-fast {following} {engine.source}")
+        say(f"next: crn-fast {following} {quote(engine.source)}")
 
 
 class _Laps:

@@ -77,7 +77,7 @@ def run(request: Request) -> None:
                 video.encoder(path, engine.spec.size, rate, request.quality) as encode,
             ):
                 render(encode)
-    emit({"video": request.out} if request.as_json else request.out)
+    emit({"video": request.out} if request.as_json else Path(request.out))
 
 
 def _kind(request: Request) -> str:

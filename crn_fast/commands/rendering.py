@@ -136,7 +136,10 @@ class Request:
         if self.seam:
             raise UsageError("--seam softens the borders of --compose: give both")
         if self.images and self.images > made:
-            raise UsageError(f"--images {self.images}: {engine.source} makes {made} of a layout")
+            raise UsageError(
+                f"--images {self.images}: {engine.source} makes {made} of a layout: "
+                f"`--images {made}`"
+            )
         count = self.images or made
         return count, lambda layout, pictures: pictures[:count]
 

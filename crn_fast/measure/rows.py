@@ -191,7 +191,7 @@ def read(path: Path) -> list[Row]:
     """
     require_file(path, "benchmark rows, one JSON object a line")
     rows = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
         try:
             rows.append(Row.from_json(line))
         except BadInput as error:

@@ -219,7 +219,7 @@ def test_without_torchmetrics_it_says_what_needs_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     code, out, err = run("net.safetensors", "data")
-    assert (code, out) == (8, "") and "pip install torchmetrics" in err
+    assert (code, out) == (8, "") and "crn-fast[train]" in err
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory")])
