@@ -162,7 +162,7 @@ def test_grey_rgb_is_read_as_ids_when_asked() -> None:
         BadInput, match="cannot be read with --encoding ids; use `--encoding color`"
     ):
         layout.read(stream_of(rgb), CAMVID, encoding="ids")
-    with pytest.raises(BadInput, match=r"8-bit grey .* --encoding color; use --encoding ids"):
+    with pytest.raises(BadInput, match=r"8-bit grey .* --encoding color; use `--encoding ids`"):
         layout.read(stream_of(values), CAMVID, encoding="color")
 
 
