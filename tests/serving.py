@@ -1,15 +1,22 @@
-"""Servers on a free port of this machine, each in a thread, with a stub for an engine."""
+"""Servers on a free port of this machine, with a stub for an engine: in a thread, or a process."""
 
 from __future__ import annotations
 
 import http.client
+import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -29,13 +36,11 @@ class Answer(NamedTuple):
     body: bytes
 
 
-class Running:
-    """A server that runs, and requests to it."""
+class Client:
+    """Requests to a server."""
 
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.port: int = server.bound.getsockname()[1]
-        self.thread = threading.Thread(target=server.run)
+    def __init__(self, port: int) -> None:
+        self.port = port
 
     def ask(
         self,
@@ -77,6 +82,78 @@ class Running:
     def metric(self, name: str) -> float:
         text = self.ask("GET", "/metrics").body.decode()
         return sum(float(ln.rpartition(" ")[2]) for ln in text.splitlines() if ln.startswith(name))
+
+
+class Running(Client):
+    """A server that runs in a thread."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server.bound.getsockname()[1])
+        self.server = server
+        self.thread = threading.Thread(target=server.run)
+
+
+class Child(Client):
+    """A server that runs in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout
+        super().__init__(urlsplit(process.stdout.readline()).port or 0)
+        assert self.port, "the server did not start"
+        self.process = process
+        self.pid = process.pid
+
+    @property
+    def worker(self) -> int | None:
+        """The process of its engine; None while there is none."""
+        for pid in map(int, self._children()):
+            try:
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"spawn_main" in command:
+                return pid
+        return None
+
+    def status(self, key: str, pid: int | None = None) -> int:
+        """A number of /proc/PID/status, as VmRSS (kB) or Threads."""
+        lines = Path(f"/proc/{pid or self.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+
+    def descriptors(self, pid: int | None = None) -> int:
+        return len(os.listdir(f"/proc/{pid or self.pid}/fd"))
+
+    def _children(self) -> list[str]:
+        tasks = Path(f"/proc/{self.pid}/task")
+        return " ".join(
+            (task / "children").read_text() for task in tasks.iterdir() if task.exists()
+        ).split()
+
+
+@contextmanager
+def child(
+    stub: dict[str, Any] | None = None,
+    defect: str | None = None,
+    environment: dict[str, str] | None = None,
+    **settings: Any,
+) -> Iterator[Child]:
+    """A server in a process of its own, as `stub_server` makes it; it must end well."""
+    given = json.dumps({"stub": stub or {}, "settings": settings, "defect": defect})
+    this = [sys.executable, *(["-P"] if sys.flags.safe_path else [])]
+    command = [*this, str(Path(__file__).with_name("stub_server.py")), given]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
+    ) as process:
+        try:
+            yield Child(process)
+            assert process.poll() is None, f"the server ended with {process.returncode}"
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(20)
+            finally:
+                process.kill()
+        assert process.returncode == 0, f"the server ended with {process.returncode}"
 
 
 @contextmanager

@@ -8,14 +8,12 @@ from functools import partial
 
 import numpy as np
 
-from crn_fast.errors import BadInput, ResourceError
+from crn_fast.errors import BadInput
 from crn_fast.palette import label_set
 from crn_fast.serve.worker import Engines, Facts
 
 SIZE = (16, 24)
 IMAGES = 3
-TOO_MUCH = 4
-"""Layouts of a batch for which a poor engine has no memory."""
 
 
 def picture(labels: np.ndarray, k: int = 0) -> np.ndarray:
@@ -30,8 +28,6 @@ class Stub:
     """Seconds of a batch, whatever its size."""
     broken: bool = False
     """Whether it cannot be opened."""
-    poor: bool = False
-    """Whether memory does not reach for large batches."""
     size: tuple[int, int] = SIZE
 
     def __call__(self) -> Engines:
@@ -46,7 +42,5 @@ class Stub:
 
 
 def _render(stub: Stub, labels: np.ndarray) -> np.ndarray:
-    if stub.poor and len(labels) >= TOO_MUCH:
-        raise ResourceError("stub: out of memory; needs 4 GB, 2 GB are free")
     time.sleep(stub.delay)
     return np.stack([picture(labels, k) for k in range(IMAGES)], axis=1)

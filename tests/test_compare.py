@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from crn_fast import cli, image
 from crn_fast.compare import answers
 from crn_fast.compare.server import Experiment, Server
 from crn_fast.compare.trials import Source, Trial, picture, plan, scenes
-from crn_fast.errors import BadInput, ResourceError, UsageError
+from crn_fast.errors import BadInput, ResourceError, UsageError, one_line
 
 GREY: dict[Source, int] = {"a": 50, "b": 100, "real": 150}
 BOTH: list[tuple[Source, Source]] = [("a", "real"), ("b", "real")]
@@ -257,7 +258,7 @@ def test_the_browser_is_told_no_more_than_it_needs(server: Server) -> None:
         ("GET", "/picture?rater=anna&trial=0&side=up", None, {}, 400),
         ("GET", "/trials?rater=", None, {}, 400),
         ("GET", "/trials?rater=" + "x" * 61, None, {}, 400),
-        ("GET", "/trials?rater=anna", None, {"Host": "evil.example"}, 403),
+        ("GET", "/trials?rater=anna", None, {"Host": "evil.example"}, 421),
         ("GET", "/trials?rater=anna", None, {"Origin": "http://evil.example"}, 403),
         ("POST", "/answer", "{", {}, 400),
         ("POST", "/answer", "[]", {}, 400),
@@ -311,3 +312,18 @@ def test_mistakes_at_the_command(
     assert exited.value.code == code
     message = capfd.readouterr().err
     assert part in message and message.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are those of Unix")
+@pytest.mark.parametrize("name", ["a\r\nb", "a\rb", "\udcff", '"'])
+def test_answers_take_any_name(name: str, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        path = tmp_path / folder / f"{name}.png"
+        path.parent.mkdir()
+        image.write(path, np.zeros((2, 2, 3), np.uint8))
+    found = scenes({"a": tmp_path / "a", "b": tmp_path / "b"})
+    out = tmp_path / "answers.csv"
+    for number in (0, 1):
+        experiment = Experiment(lambda rater: plan(found, [("a", "b")], [None], 2, 0, rater), out)
+        experiment.answer("me", number, "left", 0, 1)
+    assert [answer.scene for answer in answers.read(out)] == [one_line(name)] * 2

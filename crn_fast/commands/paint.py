@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import threading
 import webbrowser
+from html import escape
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -35,17 +38,34 @@ Examples:
 @click.option("--open/--no-open", "opens", default=True, help="Whether the browser is opened.")
 def command(opens: bool, **options: Any) -> None:
     """Paint a layout in the browser, and see it rendered."""
+    with tempfile.TemporaryDirectory(prefix="crn-fast-", ignore_cleanup_errors=True) as folder:
 
-    def started(url: str, token: str | None) -> None:
-        if opens and has_display():
-            address = f"{url}#token={quote(token, safe='')}" if token else url
-            # The server answers as soon as this function has returned.
-            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        else:
-            # What is printed may be logged: the token is not.
-            say(f"open {url}{'#token=TOKEN' if token else ''} in a browser")
+        def started(url: str, token: str | None) -> None:
+            if opens and has_display():
+                address = way_in(Path(folder), url, token) if token else url
+                # The server answers as soon as this function has returned.
+                threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+            if token or not (opens and has_display()):
+                # What is printed may be logged: the token is not.
+                say(f"open {url}{'#token=TOKEN' if token else ''} in a browser")
 
-    serve(ui=True, started=started, **options)
+        serve(ui=True, started=started, **options)
+
+
+def way_in(folder: Path, url: str, token: str) -> str:
+    """The address of a page in a private folder that leads to the URL with its token.
+
+    All users of a machine see how a browser is called: the token must not stand there.
+    """
+    page = folder / "paint.html"
+    target = escape(f"{url}#token={quote(token, safe='')}")
+    descriptor = os.open(page, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(
+            '<!doctype html><meta name="referrer" content="no-referrer">'
+            f'<meta http-equiv="refresh" content="0; url={target}"><a href="{target}">Paint</a>\n'
+        )
+    return page.as_uri()
 
 
 def has_display() -> bool:

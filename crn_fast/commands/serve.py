@@ -10,6 +10,7 @@ import click
 
 from crn_fast.commands import emit, engine_options, say
 from crn_fast.errors import BadInput, Unavailable
+from crn_fast.extras import way_to
 from crn_fast.files import require_file
 
 EPILOG = """\b
@@ -131,7 +132,7 @@ def serve(
         KeyboardInterrupt: Ctrl-C ended it.
     """
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
-        raise Unavailable(f"serving needs {', '.join(missing)}: pip install 'crn-fast[serve]'")
+        raise Unavailable(f"serving needs {', '.join(missing)}: {way_to('serve')}")
     from crn_fast import models, trust
     from crn_fast.serve.server import Server, listen, url_of
     from crn_fast.serve.settings import Settings

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import parse_qs, urlsplit
 
-from crn_fast import image
+from crn_fast import image, localhost
 from crn_fast.compare import answers
 from crn_fast.compare.answers import Answer
 from crn_fast.compare.trials import Trial, picture
@@ -178,10 +178,14 @@ class Handler(BaseHTTPRequestHandler):
             self._json(HTTPStatus.NOT_FOUND, {"error": "no such page"})
 
     def _post(self) -> None:
-        length = _number(self.headers.get("Content-Length"))
         kind = self.headers.get_content_type()
-        if self.path != "/answer" or kind != "application/json" or not 0 < length <= MAX_BODY:
-            self.close_connection = True  # its body is not read
+        lengths = self.headers.get_all("Content-Length", [])
+        length = _number(lengths[0]) if len(lengths) == 1 else 0
+        if (
+            urlsplit(self.path).path != "/answer"
+            or kind != "application/json"
+            or not 0 < length <= MAX_BODY
+        ):
             raise BadInput("expected a short JSON document to /answer")
         try:
             given = json.loads(self.rfile.read(length))
@@ -193,18 +197,20 @@ class Handler(BaseHTTPRequestHandler):
         self._json(HTTPStatus.OK, {})
 
     def _serve(self, handle: Callable[[], None]) -> None:
-        """Handle a request of this machine's own page; anything else is refused.
-
-        A page of another site could have its name resolve to this machine: the host and the origin
-        are what such a page cannot choose.
-        """
-        own = {f"{name}:{self.server.server_port}" for name in (HOST, "localhost")}
-        origin = self.headers.get("Origin")
+        """Handle a request of this machine's own page, or of a program; refuse any other."""
+        # A body that is not read would be taken for the next request.
+        self.close_connection |= bool({"Content-Length", "Transfer-Encoding"} & set(self.headers))
+        found = localhost.foreign(
+            self.headers.get_all("Host", []),
+            self.headers.get_all("Origin", []),
+            self.headers.get_all("Sec-Fetch-Site", []),
+            localhost.NAMES.__contains__,
+            page=urlsplit(self.path).path in FILES,
+        )
         try:
-            foreign = origin is not None and urlsplit(origin).netloc not in own
-            if self.headers.get("Host") not in own or foreign:
+            if found is not None:
                 self.close_connection = True
-                self._json(HTTPStatus.FORBIDDEN, {"error": "this server is for this machine"})
+                self._json(HTTPStatus(found.status), {"error": "this server is for this machine"})
                 return
             handle()
         except ValueError as error:  # BadInput, and what is no JSON or number
@@ -213,6 +219,12 @@ class Handler(BaseHTTPRequestHandler):
             self._json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": str(error)})
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True  # the browser went away
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What is no request that is known here, in the words of the other errors."""
+        self.close_connection = True
+        known = HTTPStatus.METHOD_NOT_ALLOWED if code == HTTPStatus.NOT_IMPLEMENTED else code
+        self._json(HTTPStatus(known), {"error": "this cannot be asked of this server"})
 
     def _json(self, status: HTTPStatus, value: object) -> None:
         self._reply(status, "application/json", json.dumps(value).encode())
@@ -224,12 +236,15 @@ class Handler(BaseHTTPRequestHandler):
             "Content-Length": str(len(body)),
             "Cache-Control": "no-store",
             "Content-Security-Policy": POLICY,
-            "X-Content-Type-Options": "nosniff",
+            **localhost.HEADERS,
         }
+        if self.close_connection:
+            headers["Connection"] = "close"
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Nothing: the answers are the record."""

@@ -82,6 +82,8 @@ _BODY: dict[str, Any] = {
 _ERROR = {
     "type": "object",
     "properties": {key: {"type": "string"} for key in ("error", "message", "request_id")},
+    "required": ["error", "message", "request_id"],
+    "additionalProperties": False,
 }
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {"application/json": {"schema": _ERROR}}}
@@ -91,11 +93,19 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         406: "No such format of pictures.",
         413: "Too many bytes or pixels.",
         415: "Neither a PNG nor raw ids.",
+        421: "Asked by a name that is not the server's.",
         422: "The layout or a parameter cannot be used; the message says why.",
         429: "The queue is full; see Retry-After.",
         503: "Shutting down, or the engine failed; see Retry-After.",
         504: "Not rendered in time.",
     }.items()
+}
+_OPEN: dict[int | str, dict[str, Any]] = {status: _REFUSALS[status] for status in (403, 421)}
+_GUARDED: dict[int | str, dict[str, Any]] = {**_OPEN, 401: _REFUSALS[401]}
+_STATE = {
+    "type": "object",
+    "properties": {"status": {"enum": ["ready", "restarting", "draining"]}},
+    "required": ["status"],
 }
 _PICTURE: dict[str, Any] = {
     "description": "The picture; several stand one below the other.",
@@ -183,7 +193,7 @@ async def read_layout(request: Request, how: LayoutQuery) -> Response:
     return Response(found.array.tobytes(), media_type=RAW, headers=headers)
 
 
-@routes.get("/v1/labels", summary="The model's classes")
+@routes.get("/v1/labels", summary="The model's classes", responses=_GUARDED)
 async def labels(request: Request) -> dict[str, Any]:
     """Name, colour and channel of each class. Raw ids are channels."""
     own = request.app.state.service.facts[0].labels
@@ -200,7 +210,7 @@ async def labels(request: Request) -> dict[str, Any]:
     }
 
 
-@routes.get("/v1/model", summary="The model and the limits")
+@routes.get("/v1/model", summary="The model and the limits", responses=_GUARDED)
 async def model(request: Request) -> dict[str, Any]:
     """What renders, and what may be sent."""
     service: Service = request.app.state.service
@@ -218,13 +228,21 @@ async def model(request: Request) -> dict[str, Any]:
     }
 
 
-@routes.get("/healthz", summary="Whether the server lives")
+@routes.get("/healthz", summary="Whether the server lives", responses=_OPEN)
 async def healthz() -> dict[str, str]:
     """Answers while the process can answer."""
     return {"status": "alive"}
 
 
-@routes.get("/readyz", summary="Whether the server takes work", responses={503: _REFUSALS[503]})
+@routes.get(
+    "/readyz",
+    summary="Whether the server takes work",
+    responses={
+        **_OPEN,
+        200: {"description": "It does.", "content": {"application/json": {"schema": _STATE}}},
+        503: {"description": "Not now.", "content": {"application/json": {"schema": _STATE}}},
+    },
+)
 async def readyz(request: Request) -> JSONResponse:
     """503 while it shuts down or its engine restarts."""
     queue = request.app.state.service.queue
@@ -232,7 +250,15 @@ async def readyz(request: Request) -> JSONResponse:
     return JSONResponse({"status": state}, 200 if state == "ready" else 503)
 
 
-@routes.get("/metrics", response_class=Response, summary="Metrics for Prometheus")
+@routes.get(
+    "/metrics",
+    response_class=Response,
+    summary="Metrics for Prometheus",
+    responses={
+        **_GUARDED,
+        200: {"description": "Prometheus' text format.", "content": {"text/plain": {}}},
+    },
+)
 async def metrics(request: Request) -> Response:
     """In Prometheus' text format."""
     return Response(

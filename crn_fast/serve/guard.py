@@ -1,8 +1,7 @@
 """Who may ask: the middleware around everything. Host, Origin, token, request ids, safe headers.
 
-A page of any site can send requests to localhost, and by DNS rebinding (a name that turns into
-127.0.0.1 after the page has loaded) even read the answers. So a Host that is no name of ours is
-refused, and so is the Origin of any page that is not ours. An address of numbers cannot be rebound.
+Where a server listens beyond this machine, any address of numbers is a name of it: such an address
+cannot be rebound, as a name of the DNS can.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ import socket
 import time
 import uuid
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from crn_fast import localhost
 from crn_fast.serve.metrics import Metrics
 from crn_fast.serve.refusal import Refusal, respond
 from crn_fast.serve.settings import Settings
@@ -29,14 +28,9 @@ log = logging.getLogger("crn_fast.serve")
 
 GUARDED = ("/v1/", "/metrics")
 """What needs the token. The page, its files and the health checks tell nothing."""
-_LOCAL = ("localhost", "127.0.0.1", "::1")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HEADERS = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"cross-origin-opener-policy", b"same-origin"),
+    *((name.lower().encode(), value.encode()) for name, value in localhost.HEADERS.items()),
     (
         b"content-security-policy",
         b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
@@ -59,7 +53,11 @@ class Guard:
         self._app, self._metrics, self._busy = app, metrics, busy
         self._max_body = settings.max_body
         self._token = _digest(settings.token) if settings.token else None
-        self._names = {*_LOCAL, settings.host.lower(), *(n.lower() for n in settings.names)}
+        self._names = {
+            *localhost.NAMES,
+            settings.host.lower(),
+            *(n.lower() for n in settings.names),
+        }
         self._any_address = not is_loopback(settings.host)
         if self._any_address:
             self._names.add(socket.gethostname().lower())
@@ -73,7 +71,7 @@ class Guard:
             request_id = uuid.uuid4().hex
         scope["state"]["request_id"] = request_id
         since, status, read = time.perf_counter(), 0, 0
-        unread = "expect" not in headers  # whose client waits with its body for a word
+        unread = True
 
         async def listen() -> Message:
             nonlocal unread, read
@@ -85,15 +83,22 @@ class Guard:
         async def tell(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                # A connection that closes on unread bytes takes the answer with it.
-                while unread and read <= self._max_body:
-                    await listen()
                 status = message["status"]
                 message["headers"] = [
                     *message.get("headers", []),
                     *_HEADERS,
                     (b"x-request-id", request_id.encode()),
                 ]
+                if unread and "expect" in headers:
+                    # Whether its client will still send the body is not to be known.
+                    message["headers"].append((b"connection", b"close"))
+            elif unread and not message.get("more_body", False):
+                # The answer at once, then the rest of the question: a connection that closes on
+                # unread bytes takes the answer with it.
+                await send({**message, "more_body": True})
+                while unread and read <= self._max_body:
+                    await listen()
+                message = {"type": "http.response.body"}
             await send(message)
 
         try:
@@ -116,23 +121,18 @@ class Guard:
             self._metrics.request_seconds.labels(route).observe(time.perf_counter() - since)
 
     def _check(self, path: str, headers: Headers) -> None:
-        hosts = headers.getlist("host")
-        if len(hosts) != 1 or not self._knows(hosts[0]):
-            raise Refusal(
-                421,
-                f"Host {', '.join(hosts)[:100]!r} is no name of this server; use its address, or "
-                "start it with --allow-host NAME",
-                "unknown_host",
-            )
-        for origin in headers.getlist("origin"):
-            if urlsplit_host(origin) != hosts[0].lower():
-                raise Refusal(
-                    403, f"pages of {origin[:100]!r} may not use this server", "foreign_origin"
-                )
-        if headers.get("sec-fetch-site") == "cross-site" and path.startswith(GUARDED):
-            raise Refusal(403, "pages of other sites may not use this server", "foreign_origin")
+        found = localhost.foreign(
+            headers.getlist("host"),
+            headers.getlist("origin"),
+            headers.getlist("sec-fetch-site"),
+            lambda name: name in self._names or (self._any_address and _address(name) is not None),
+            page=not path.startswith(GUARDED),
+        )
+        if found is not None:
+            raise Refusal(found.status, found.message, found.code)
         if self._token and path.startswith(GUARDED):
-            kind, _, given = headers.get("authorization", "").partition(" ")
+            all_given = headers.getlist("authorization")
+            kind, _, given = (all_given[0] if len(all_given) == 1 else "").partition(" ")
             # Digests, so that the time taken tells neither content nor length.
             if kind.lower() != "bearer" or not hmac.compare_digest(_digest(given), self._token):
                 raise Refusal(
@@ -141,31 +141,11 @@ class Guard:
                     headers={"WWW-Authenticate": "Bearer"},
                 )
 
-    def _knows(self, host: str) -> bool:
-        name = _without_port(host.lower())
-        if name in self._names:
-            return True
-        return self._any_address and _address(name) is not None
-
 
 def is_loopback(host: str) -> bool:
     """Whether an address to listen on can be reached from this machine only."""
     address = _address(host)
     return host == "localhost" or (address is not None and address.is_loopback)
-
-
-def urlsplit_host(origin: str) -> str | None:
-    """Host and port of an Origin header; None where it is no web page's."""
-    try:
-        parts = urlsplit(origin.lower())
-    except ValueError:
-        return None
-    return parts.netloc if parts.scheme in ("http", "https") else None
-
-
-def _without_port(host: str) -> str:
-    found = re.fullmatch(r"\[([0-9a-f:.]+)\](:\d{1,5})?|([^:\[\]]+)(:\d{1,5})?", host)
-    return (found[1] or found[3]) if found else ""
 
 
 def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -49,7 +49,8 @@ def listen(settings: Settings) -> socket.socket:
         )
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        found = socket.socket(family, socket.SOCK_STREAM)
+        # By name, or asyncio does not know that it is TCP, and each answer waits for an ACK.
+        found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((settings.host, settings.port))
         # Deeper than the default, so that a burst is refused by us and not by the system.
@@ -57,7 +58,7 @@ def listen(settings: Settings) -> socket.socket:
     except OSError as error:
         raise ResourceError(
             f"{settings.host} port {settings.port}: cannot be listened on "
-            f"({error.strerror or error}); take another --port, or 0 for any"
+            f"({error.strerror or error}); take another port, or any: `--port 0`"
         ) from None
     return found
 
@@ -96,9 +97,10 @@ class Server:
         self.metrics = Metrics()
         config = uvicorn.Config(
             self._app(),
-            http=patient(settings.client_timeout),
+            http=patient(settings.client_timeout, settings.answer_memory),
             ws="none",
             loop="asyncio",
+            lifespan="on",  # not to go on where it fails
             log_config=None,
             access_log=False,
             server_header=False,

@@ -30,6 +30,8 @@ class Settings:
     """Of a layout that is sent."""
     body_memory: int = 256 << 20
     """Bytes of all bodies that are held at once."""
+    answer_memory: int = 256 << 20
+    """Bytes of all answers that wait to be read; beyond, the slowest readers are cut off."""
     ui: bool = True
     """Whether the paint page is served."""
 

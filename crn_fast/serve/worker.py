@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from crn_fast.errors import CrnError, Mismatch, ResourceError
+from crn_fast.errors import CrnError, Mismatch
 from crn_fast.palette import LabelSet
 
 
@@ -120,23 +120,12 @@ def main(connection: Connection, opener: Callable[[], Engines]) -> None:
 def _answer(
     memory: SharedMemory, facts: Facts, render: Callable[[np.ndarray], np.ndarray], n: int
 ) -> Exception | None:
-    labels = layouts(memory, facts, n).copy()
     try:
-        np.copyto(pictures(memory, facts, n), _render(render, labels))
+        labels = layouts(memory, facts, n).copy()
+        np.copyto(pictures(memory, facts, n), render(labels))
     except CrnError as error:
         return error
     except Exception as error:
         traceback.print_exc()
         return RuntimeError(f"{type(error).__name__}: {error}")
     return None
-
-
-def _render(render: Callable[[np.ndarray], np.ndarray], labels: np.ndarray) -> np.ndarray:
-    """Render; where memory does not reach for all, half of them at a time."""
-    try:
-        return render(labels)
-    except ResourceError:
-        if len(labels) == 1:
-            raise
-        half = len(labels) // 2
-        return np.concatenate([_render(render, labels[:half]), _render(render, labels[half:])])

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 import pytest
@@ -134,19 +137,37 @@ def test_paint_opens_the_page_with_its_token(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     opened: list[str] = []
+    pages: list[str] = []
     url = "http://127.0.0.1:8000/"
-    monkeypatch.setattr(paint, "serve", lambda *, started, **options: started(url, token))
+
+    def serve(*, started: Callable[[str, str | None], None], **options: object) -> None:
+        started(url, token)
+        if seen:
+            until(lambda: bool(opened))
+        if seen and token:
+            page = Path(urlsplit(opened[0]).path)
+            assert stat.S_IMODE(page.stat().st_mode) == 0o600
+            assert stat.S_IMODE(page.parent.stat().st_mode) == 0o700
+            pages.append(page.read_text())
+
+    monkeypatch.setattr(paint, "serve", serve)
     monkeypatch.setattr(paint, "has_display", lambda: seen)
     monkeypatch.setattr("webbrowser.open", opened.append)
     assert paint.command.callback
     paint.command.callback(opens=True)
-    if seen:
-        until(lambda: bool(opened))
-    behind = "#token=a%2Btoken%2Fof%26the%3Dtests" if token else ""
-    assert opened == ([url + behind] if seen else [])
     told = "".join(capfd.readouterr())
-    assert not token or (token not in told and behind not in told)
-    assert seen or f"open {url}{'#token=TOKEN' if token else ''} in a browser" in told
+    if seen and token:
+        # What `ps` shows is a file that its owner alone can read, and that is gone in the end.
+        assert opened[0].startswith("file://") and token not in opened[0]
+        assert quote(token, safe="") not in opened[0]
+        assert f'url={url}#token=a%2Btoken%2Fof%26the%3Dtests"' in pages[0]
+        assert not Path(urlsplit(opened[0]).path).exists()
+    else:
+        assert opened == ([url] if seen else [])
+    assert not token or (token not in told and quote(token, safe="") not in told)
+    assert (seen and not token) or (
+        f"open {url}{'#token=TOKEN' if token else ''} in a browser" in told
+    )
 
 
 def test_layouts_are_no_larger_than_what_can_be_read() -> None:
@@ -219,4 +240,4 @@ def test_without_the_extra_it_says_what_to_install(
     with pytest.raises(SystemExit) as exited:
         cli.main(["serve"])
     assert exited.value.code == 8
-    assert "no_such_package: pip install 'crn-fast[serve]'" in capfd.readouterr().err
+    assert "no_such_package: `pip install 'crn-fast[serve]'`" in capfd.readouterr().err

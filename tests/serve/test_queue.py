@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from serving import RAW, Answer, Running, layouts, running, until
-from stub_engine import TOO_MUCH, Stub, picture
+from stub_engine import Stub, picture
 
 
 def test_no_two_answers_are_crossed() -> None:
@@ -87,16 +87,6 @@ def test_who_leaves_is_forgotten() -> None:
         until(lambda: server.metric("crn_fast_waiting") == 0)
         time.sleep(0.5)
         assert server.metric("crn_fast_batch_size_count") <= 1
-
-
-def test_less_memory_makes_smaller_batches() -> None:
-    ids = layouts(8)
-    with running(Stub(0.05, poor=True), window=0.1) as server:
-        answers = server.together(8, lambda i: server.render(ids[i]))
-        assert server.metric("crn_fast_batch_size_sum") == 8
-        assert server.metric(f'crn_fast_batch_size_bucket{{le="{TOO_MUCH / 2}"}}') < 8
-        for i, answer in enumerate(answers):
-            assert answer.body == picture(ids[i]).tobytes()
 
 
 def test_the_one_and_the_many_are_the_same(server: Running) -> None:
