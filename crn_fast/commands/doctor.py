@@ -13,7 +13,7 @@ from crn_fast import __version__
 from crn_fast.commands import emit, say
 from crn_fast.errors import CheckFailed
 
-PACKAGES = ("numpy", "pillow", "safetensors", "click", "rich", "torch", "triton", "scipy")
+PACKAGES = ("numpy", "pillow", "click", "rich", "torch", "triton", "scipy")
 
 EPILOG = """\b
 Examples:
