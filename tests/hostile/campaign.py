@@ -8,15 +8,19 @@ Nothing here knows what a case is.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+
+from crn_fast.measure.machine import describe
 
 SHOWN = 20
 """Failures of a campaign that are told in full."""
@@ -56,6 +60,8 @@ class Outcome:
     figures: dict[str, str]
     when: str
     """UTC, ISO 8601."""
+    machine: str
+    """Processor, and how many of its CPUs."""
 
     @property
     def key(self) -> tuple[str, bool, str]:
@@ -87,14 +93,25 @@ class Campaigns:
         assert not tally.failures, _explain(promise, name, self.seed, tally)
 
     @contextmanager
-    def control(self, promise: str, defect: str) -> Iterator[Tally]:
-        """A campaign against a planted `defect`, which passes if some case noticed it."""
+    def control(self, promise: str, defect: str, words: str = "") -> Iterator[Tally]:
+        """A campaign against a planted `defect`, which passes if some case noticed it.
+
+        `words`: a regular expression that the failures must match which count, where a case could
+        fail for another reason than the defect.
+        """
         with self._timed(promise, defect, True) as tally:
             yield tally
-        assert tally.failures, f"{promise}: {tally.cases} cases, none noticed: {defect}"
+            found = tally.failures
+            tally.failures = [failure for failure in found if re.search(words, failure)]
+        assert tally.failures, (
+            f"{promise}: {tally.cases} cases, none noticed: {defect}; found {found[:3]}"
+        )
 
     @contextmanager
     def _timed(self, promise: str, name: str, control: bool) -> Iterator[Tally]:
+        assert all(found.key != (promise, control, name) for found in self.outcomes), (
+            f"{promise}: two campaigns are called {name!r}"
+        )
         tally, start = Tally(), time.perf_counter()
         try:
             yield tally
@@ -115,8 +132,15 @@ class Campaigns:
                     seed=self.seed,
                     figures=tally.figures,
                     when=datetime.now(UTC).isoformat(timespec="seconds"),
+                    machine=_machine(),
                 )
             )
+
+
+@cache
+def _machine() -> str:
+    found = describe()
+    return f"{found.cpus} CPUs of {found.cpu}"
 
 
 def _explain(promise: str, name: str, seed: int, tally: Tally) -> str:
@@ -134,7 +158,7 @@ def read(path: Path) -> list[Outcome]:
 
 
 def merge(old: list[Outcome], new: list[Outcome]) -> list[Outcome]:
-    """The newest outcome of each campaign, by promise."""
+    """The newest outcome of each campaign, by promise; `old` ones are of an earlier run."""
     newest = {outcome.key: outcome for outcome in [*old, *new]}
     return sorted(newest.values(), key=lambda found: (int(found.promise[1:]), *found.key[1:]))
 

@@ -9,7 +9,7 @@ ROWS = "docs/reliability.jsonl"
 
 PROMISES = {
     "P1": "A hostile layout never crashes or hangs: it is rendered or refused with exit code 3.",
-    "P2": "A damaged layout is never rendered as another one: every flipped bit is noticed.",
+    "P2": "A damaged layout file is never rendered as another one: every flipped bit is noticed.",
     "P3": "Bombs are refused from the header, in at most 50 ms and 16 MB.",
     "P4": "Wrong labels are found before a device sees them, named with value and first pixel.",
     "P5": "Reading a file executes nothing.",
@@ -52,20 +52,26 @@ def page(outcomes: list[Outcome]) -> str:
     total = [outcome for outcome in outcomes if not outcome.control]
     cases, failures = sum(one.cases for one in total), sum(one.failures for one in total)
     minutes = sum(outcome.seconds for outcome in outcomes) / 60
+    machines = sorted({outcome.machine for outcome in outcomes})
     parts.append(
         f"## In all\n\n{cases:,} cases of {len(total)} campaigns, {failures} failures; with the "
-        f"controls {minutes:.0f} minutes.\n"
+        f"controls {minutes:.0f} minutes on {', '.join(machines) or 'no machine'}. Nothing of it "
+        "has run on a GPU: kernels and drivers are played by stand-ins there.\n"
     )
     return "\n".join(parts)
 
 
 def _table(found: list[Outcome]) -> str:
-    rows = ["| campaign | cases | failures | time | |", "| --- | ---: | ---: | ---: | --- |"]
+    rows = [
+        "| campaign | cases | failures | time | seed | when | |",
+        "| --- | ---: | ---: | ---: | --- | --- | --- |",
+    ]
     for outcome in found:
         name = f"control: {outcome.name}" if outcome.control else outcome.name
         noticed = f"{outcome.failures:,} noticed" if outcome.control else f"{outcome.failures:,}"
         figures = ", ".join(f"{key} {value}" for key, value in outcome.figures.items())
         rows.append(
-            f"| {name} | {outcome.cases:,} | {noticed} | {outcome.seconds:.1f} s | {figures} |"
+            f"| {name} | {outcome.cases:,} | {noticed} | {outcome.seconds:.1f} s | {outcome.seed} "
+            f"| {outcome.when[:10]} | {figures} |"
         )
     return "\n".join(rows) + "\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -32,23 +32,30 @@ def test_workers_outlive_crashes_and_hangs() -> None:
     ]
 
 
-def run(campaigns: Campaigns, *verdicts: str | None, control: bool = False) -> None:
-    with (campaigns.control if control else campaigns.tried)("P1", "a defect") as tally:
+def run(campaigns: Campaigns, name: str, *verdicts: str | None) -> None:
+    with campaigns.tried("P1", name) as tally:
         for verdict in verdicts:
             tally.case(verdict)
 
 
 def test_a_campaign_fails_with_a_case() -> None:
     campaigns = Campaigns(soak=False)
-    run(campaigns, None)
+    run(campaigns, "sound", None)
     with pytest.raises(AssertionError, match=r"1 of 2 cases failed .*--seed 0.*\n  it broke"):
-        run(campaigns, None, "it broke")
+        run(campaigns, "unsound", None, "it broke")
     assert [(found.cases, found.failures) for found in campaigns.outcomes] == [(1, 0), (2, 1)]
+
+
+def test_each_campaign_has_a_name_of_its_own() -> None:
+    campaigns = Campaigns(soak=False)
+    run(campaigns, "flips", None)
+    with pytest.raises(AssertionError, match="two campaigns are called 'flips'"):
+        run(campaigns, "flips", None)
 
 
 def test_a_campaign_without_cases_fails() -> None:
     with pytest.raises(AssertionError, match="no case was tried"):
-        run(Campaigns(soak=False))
+        run(Campaigns(soak=False), "nothing")
 
 
 def test_a_campaign_that_breaks_down_is_on_record_as_failed() -> None:
@@ -59,11 +66,20 @@ def test_a_campaign_that_breaks_down_is_on_record_as_failed() -> None:
     assert campaigns.outcomes[0].failures == 1
 
 
-def test_a_control_that_notices_nothing_fails() -> None:
-    campaigns = Campaigns(soak=True)
-    run(campaigns, None, "noticed", control=True)
-    with pytest.raises(AssertionError, match="none noticed: a defect"):
-        run(campaigns, None, control=True)
+@pytest.mark.parametrize(
+    ("verdict", "words", "noticed"),
+    [
+        ("another picture", "", True),
+        ("another picture", "picture", True),
+        ("TypeError: the plant itself", "picture", False),
+        (None, "", False),
+    ],
+)
+def test_a_control_must_notice_its_defect(verdict: str | None, words: str, noticed: bool) -> None:
+    expected = nullcontext() if noticed else pytest.raises(AssertionError, match="none noticed: a")
+    with expected, Campaigns(soak=True).control("P1", "a defect", words) as tally:
+        tally.case()
+        tally.case(verdict)
 
 
 def test_seeds() -> None:
@@ -73,7 +89,8 @@ def test_seeds() -> None:
 
 
 def outcome(promise: str, name: str, cases: int, control: bool = False) -> Outcome:
-    return Outcome(promise, name, control, True, cases, 0, 1.0, 7, {"refused": "3"}, "2026-01-01")
+    figures = {"refused": "3"}
+    return Outcome(promise, name, control, True, cases, 0, 1.0, 7, figures, "2026-01-01", "2 CPUs")
 
 
 def test_the_newest_outcome_of_each_campaign_is_kept(tmp_path: Path) -> None:
