@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -120,8 +120,30 @@ class Child(Client):
         lines = Path(f"/proc/{pid or self.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
+    def live(self, pid: int | None = None) -> int:
+        """Live bytes of a process, as `live` counts them."""
+        assert self.process.stdout
+        os.kill(pid or self.pid, signal.SIGUSR1)
+        who, found = map(int, self.process.stdout.readline().split())
+        assert who == (pid or self.pid)
+        return found
+
+    def waited(self) -> float:
+        """Seconds that the server's threads could have run, but others did."""
+        tasks = Path(f"/proc/{self.pid}/task").iterdir()
+        return sum(float((task / "schedstat").read_text().split()[1]) for task in tasks) / 1e9
+
     def descriptors(self, pid: int | None = None) -> int:
         return len(os.listdir(f"/proc/{pid or self.pid}/fd"))
+
+    @property
+    def sockets(self) -> int:
+        """Of the server, those of its connections with them."""
+        found = 0
+        for link in Path(f"/proc/{self.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                found += os.readlink(link).startswith("socket:")
+        return found
 
     def _children(self) -> list[str]:
         tasks = Path(f"/proc/{self.pid}/task")
@@ -140,7 +162,9 @@ def child(
     """A server in a process of its own, as `stub_server` makes it; it must end well."""
     given = json.dumps({"stub": stub or {}, "settings": settings, "defect": defect})
     this = [sys.executable, *(["-P"] if sys.flags.safe_path else [])]
-    command = [*this, str(Path(__file__).with_name("stub_server.py")), given]
+    # By -c, as the engine's process would read a main file too, and import all that it imports.
+    start = "import sys; sys.path.append(sys.argv[2]); import stub_server; stub_server.begin()"
+    command = [*this, "-c", start, given, str(Path(__file__).parent)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
     ) as process:

@@ -152,10 +152,12 @@ async def render(
         async with asyncio.timeout(service.settings.timeout):
             with ExitStack() as held:
                 async with service.reader.read(request) as data:
-                    held.enter_context(service.queue.place())
+                    place = held.enter_context(service.queue.place())
                     labels = await service.in_thread(_decode, service, data, request, how, facts)
                 del data  # it is no longer counted
-                made = await _unless_gone(request, service.queue.render(engine, labels.array))
+                made = await _unless_gone(
+                    request, service.queue.render(place, engine, labels.array)
+                )
                 chosen = await service.in_thread(_choose, made, labels, choice, seam)
                 body = await service.in_thread(_encode, chosen, wanted, quality)
     except TimeoutError:

@@ -1,5 +1,7 @@
 """The bounded queue before the engine: deadlines, batches, refusals, and nothing rendered in vain.
 
+No more is rendered while more pictures than a batch has wait to be encoded, as they are large.
+
 A request that is answered late, or whose client has left, leaves the queue at once. One whose batch
 dies with the engine process is refused, never tried again: it may be what killed it.
 """
@@ -9,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +24,8 @@ from crn_fast.serve.metrics import Metrics
 from crn_fast.serve.process import Died, EngineProcess
 from crn_fast.serve.refusal import Refusal, busy, of_error
 
+T = TypeVar("T")
+
 _PULSE = 0.5
 """Seconds between looks at an idle process."""
 _RESTART_LIMIT = 10.0
@@ -28,9 +33,11 @@ _RESTART_LIMIT = 10.0
 
 
 @dataclass(eq=False)
-class _Job:
-    engine: int
-    labels: np.ndarray
+class Place:
+    """One request's in the queue."""
+
+    engine: int = field(init=False)
+    labels: np.ndarray = field(init=False)
     done: asyncio.Future[np.ndarray] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -49,8 +56,10 @@ class Queue:
     ) -> None:
         self._process, self._max_queue, self._window = process, max_queue, window
         self._metrics = metrics
-        self._jobs: deque[_Job] = deque()
+        self._line: deque[Place] = deque()
         self._arrival = asyncio.Event()
+        self._made: set[Place] = set()  # whose pictures are here
+        self._left = asyncio.Event()
         self._places = 0
         self._thread = ThreadPoolExecutor(1, "engine")
         self._seconds = 0.1  # of a layout in its batch, lately
@@ -58,8 +67,8 @@ class Queue:
         self.draining = False
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold a place in the queue, from before a layout is decoded until its pictures are there.
+    def place(self) -> Iterator[Place]:
+        """Hold a place in the queue, from before a layout is decoded until its answer is made.
 
         Raises:
             Refusal: there is none.
@@ -67,9 +76,12 @@ class Queue:
         self.check()
         self._places += 1
         self._metrics.waiting.set(self._places)
+        place = Place()
         try:
-            yield
+            yield place
         finally:
+            self._made.discard(place)
+            self._left.set()
             self._places -= 1
             self._metrics.waiting.set(self._places)
 
@@ -89,7 +101,7 @@ class Queue:
     def waiting(self) -> int:
         return self._places
 
-    async def render(self, engine: int, labels: np.ndarray) -> np.ndarray:
+    async def render(self, place: Place, engine: int, labels: np.ndarray) -> np.ndarray:
         """Pictures uint8 [K, H, W, 3] of one layout uint8 [H, W] of that engine's size.
 
         When the caller is cancelled, so is this, and a layout that still waits is not rendered.
@@ -97,64 +109,68 @@ class Queue:
         Raises:
             Refusal: the engine could not.
         """
-        job = _Job(engine, labels)
-        self._jobs.append(job)
+        place.engine, place.labels = engine, labels
+        self._line.append(place)
         self._arrival.set()
         try:
-            return await job.done
+            return await place.done
         finally:
-            job.done.cancel()
-            if job in self._jobs:
-                self._jobs.remove(job)
+            place.done.cancel()
+            if place in self._line:
+                self._line.remove(place)
 
     async def run(self) -> None:
         """Make batches and render them, until cancelled."""
-        loop = asyncio.get_running_loop()
         try:
             while True:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._arrival.wait(), _PULSE)
                 if not self._process.alive:
                     await self._restart()
-                if not (batch := await self._next_batch()):
-                    continue
-                since = time.perf_counter()
-                labels = [job.labels for job in batch]
-                try:
-                    pictures = await loop.run_in_executor(
-                        self._thread, self._process.render, batch[0].engine, labels
-                    )
-                except Died:
-                    _fail(batch, busy(503, "the engine process died", "engine_died", 2))
-                    await self._restart()
-                except CrnError as error:
-                    _fail(batch, of_error(error))
-                except Exception as error:
-                    _fail(batch, busy(503, f"rendering failed ({error})", "engine_failed", 2))
-                else:
-                    seconds = time.perf_counter() - since
-                    self._seconds += 0.2 * (seconds / len(batch) - self._seconds)
-                    self._metrics.batch_size.observe(len(batch))
-                    self._metrics.render_seconds.observe(seconds)
-                    for job, made in zip(batch, pictures, strict=True):
-                        if not job.done.done():
-                            job.done.set_result(made)
+                while len(self._made) > self._process.batch:
+                    self._left.clear()
+                    await self._left.wait()
+                if batch := await self._next_batch():
+                    await self._render(batch)
+                    del batch  # or its pictures stay until the next
         finally:
-            await asyncio.shield(loop.run_in_executor(self._thread, self._process.stop))
+            await asyncio.shield(self._in_thread(self._process.stop))
             self._thread.shutdown(wait=False)
 
-    async def _next_batch(self) -> list[_Job]:
+    async def _render(self, batch: list[Place]) -> None:
+        labels = [place.labels for place in batch]
+        since = time.perf_counter()
+        try:
+            pictures = await self._in_thread(self._process.render, batch[0].engine, labels)
+        except Died:
+            _fail(batch, busy(503, "the engine process died", "engine_died", 2))
+            await self._restart()
+        except CrnError as error:
+            _fail(batch, of_error(error))
+        except Exception as error:
+            _fail(batch, busy(503, f"rendering failed ({error})", "engine_failed", 2))
+        else:
+            seconds = time.perf_counter() - since
+            self._seconds += 0.2 * (seconds / len(batch) - self._seconds)
+            self._metrics.batch_size.observe(len(batch))
+            self._metrics.render_seconds.observe(seconds)
+            for place, made in zip(batch, pictures, strict=True):
+                if not place.done.done():
+                    place.done.set_result(made)
+                    self._made.add(place)
+
+    async def _next_batch(self) -> list[Place]:
         """The oldest layout and those for the same engine behind it."""
-        if not self._jobs:
+        if not self._line:
             self._arrival.clear()
             return []
-        if self._process.batch > 1 and len(self._jobs) < self._process.batch:
+        if self._process.batch > 1 and len(self._line) < self._process.batch:
             await asyncio.sleep(self._window)
-        batch: list[_Job] = []
-        while self._jobs and len(batch) < self._process.batch:
-            if batch and self._jobs[0].engine != batch[0].engine:
+        batch: list[Place] = []
+        while self._line and len(batch) < self._process.batch:
+            if batch and self._line[0].engine != batch[0].engine:
                 break
-            batch.append(self._jobs.popleft())
+            batch.append(self._line.popleft())
         return batch
 
     async def _restart(self) -> None:
@@ -164,7 +180,7 @@ class Queue:
         while True:
             self._metrics.restarts.inc()
             try:
-                await asyncio.get_running_loop().run_in_executor(self._thread, self._process.start)
+                await self._in_thread(self._process.start)
             except (CrnError, Died, OSError):
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _RESTART_LIMIT)
@@ -172,10 +188,13 @@ class Queue:
                 self.ready = True
                 return
 
+    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
-def _fail(batch: list[_Job], refusal: Refusal) -> None:
-    for job in batch:
-        if not job.done.done():
-            job.done.set_exception(
+
+def _fail(batch: list[Place], refusal: Refusal) -> None:
+    for place in batch:
+        if not place.done.done():
+            place.done.set_exception(
                 Refusal(refusal.status, refusal.message, refusal.code, refusal.headers)
             )

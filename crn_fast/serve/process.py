@@ -70,20 +70,23 @@ class EngineProcess:
         process.start()
         theirs.close()
         self._process, self._connection = process, ours
+        try:
+            self._prepare()
+        except BaseException:
+            self.stop()  # or what died stays a zombie
+            raise
+
+    def _prepare(self) -> None:
+        """Hear of the engines, and give their process the memory that a batch takes."""
         first = self._receive(None)
         if isinstance(first, CrnError):
-            self.stop()
             raise first
         assert isinstance(first, list)
         self.facts = tuple(first)
         on_cpu = self.facts[0].device.startswith("cpu")
         self.batch = self._max_batch or (1 if on_cpu else 8)
         self._memory = SharedMemory(create=True, size=worker.memory_for(self.facts, self.batch))
-        try:
-            _reserve(self._memory)
-        except ResourceError:
-            self.stop()
-            raise
+        _reserve(self._memory)
         self._send(self._memory.name)
 
     def render(self, index: int, labels: list[np.ndarray]) -> list[np.ndarray]:

@@ -57,6 +57,7 @@ class PatientProtocol(HttpToolsProtocol):
         self._stop_reading_timer()
         self.resume_writing()
         self.pipeline.clear()
+        self._unset_keepalive_if_required()  # uvicorn's stays, and holds all, after a reset
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]

@@ -9,6 +9,11 @@ from crn_fast import png
 
 @dataclass(frozen=True)
 class Settings:
+    """What requests make the server hold, beside its engine's process, has these bounds: for bodies
+    that come in, `body_memory`; for layouts that wait, a byte a pixel for each of `max_queue`; for
+    pictures that are not encoded, three batches; for answers not read, `answer_memory`.
+    """
+
     host: str = "127.0.0.1"
     port: int = 0
     """0 for any that is free."""

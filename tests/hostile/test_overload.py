@@ -7,7 +7,8 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from statistics import median
 
 import pytest
 
@@ -20,11 +21,24 @@ from stub_engine import SIZE
 
 LATE = 3.0
 """Seconds by which a busy machine may be late in cutting a client off."""
-LARGE = (1024, 2048)
-"""A picture of 6 MB."""
+LARGE = (640, 1024)
+"""Three pictures are 6 MB, more than the system holds of an answer."""
 DAWDLED = {"delay": 0.0, "size": LARGE}
-HELD = 320 << 10
-"""kB that the server may hold for 256 MB of pictures that nobody reads."""
+UNREAD = 256 << 20
+"""Bytes of pictures that nobody reads that the server may hold; 500 clients ask for four times as
+many."""
+QUEUE = 200
+HELD = (UNREAD + QUEUE * LARGE[0] * LARGE[1] + (64 << 20)) >> 10
+"""kB that the server may take: for them, for the layouts that wait, and for what is on its way."""
+
+
+@pytest.fixture(scope="module")
+def server(request: pytest.FixtureRequest) -> Iterator[Child]:
+    """A sound one, whose batches of eight take their time."""
+    with child(
+        {"delay": 0.1 if request.config.getoption("--soak") else 0.05}, max_batch=8
+    ) as found:
+        yield found
 
 
 def judge(tally: Tally, asked: Sequence[Asked], statuses: set[int]) -> None:
@@ -40,14 +54,14 @@ def judge(tally: Tally, asked: Sequence[Asked], statuses: set[int]) -> None:
     tally.figures.update({status: f"{count:,}" for status, count in sorted(told.items())})
 
 
-def dawdlers(server: Child, tally: Tally, count: int, patience: float) -> None:
+def dawdlers(server: Child, tally: Tally, count: int, patience: float, late: float = LATE) -> None:
     """Clients of all kinds that dawdle, and others that do not."""
     load = Load(server.port, LARGE)
     before, good = server.status("VmRSS"), list[Asked]()
 
     async def work() -> list[tuple[str, float]]:
         kinds = [DAWDLERS[i % len(DAWDLERS)] for i in range(count)]
-        limit = patience + LATE
+        limit = patience + late
         tasks = [asyncio.create_task(dawdle(load, how, patience / 15, limit)) for how in kinds]
         while not all(task.done() for task in tasks):
             good.append(await load.ask())
@@ -55,11 +69,13 @@ def dawdlers(server: Child, tally: Tally, count: int, patience: float) -> None:
         return list(zip(kinds, await asyncio.gather(*tasks), strict=True))
 
     found = asyncio.run(work())
+    load.close()
     for how, seconds in found:
-        late = seconds >= patience + LATE
-        tally.case(f"{how}: not cut off within {seconds:.1f} s" if late else None)
+        kept = seconds >= patience + late
+        tally.case(f"{how}: not cut off within {seconds:.1f} s" if kept else None)
     judge(tally, good, {200, 429, 503})
-    tally.figures["the slowest cut off after"] = f"{max(took for _, took in found):.1f} s"
+    slowest = max(took for _, took in found)
+    tally.figures["the slowest cut off after"] = f"{slowest:.1f} s of {patience:g} s"
     grown = server.status("VmHWM") - before
     tally.figures["grown by"] = f"{grown >> 10} MiB"
     if grown > HELD:
@@ -70,7 +86,14 @@ def test_slow_clients(campaigns: Campaigns) -> None:
     count = campaigns.count(commit=60, soak=500)
     patience = 15.0 if campaigns.soak else 1.5
     with (
-        child(DAWDLED, client_timeout=patience, max_batch=1, timeout=60, max_queue=200) as server,
+        child(
+            DAWDLED,
+            client_timeout=patience,
+            answer_memory=UNREAD,
+            max_batch=1,
+            max_queue=QUEUE,
+            timeout=60,
+        ) as server,
         campaigns.tried("P15", "slow clients") as tally,
     ):
         dawdlers(server, tally, count, patience)
@@ -81,12 +104,12 @@ def test_slow_clients_are_noticed(campaigns: Campaigns) -> None:
         child(DAWDLED, "impatient", client_timeout=0.5) as server,
         campaigns.control("P15", "a server that cuts nobody off") as tally,
     ):
-        dawdlers(server, tally, 6, 0.5)
+        dawdlers(server, tally, 6, 0.5, late=1.0)
 
 
 def flood(server: Child, tally: Tally, seconds: float) -> tuple[float, float]:
     """Ten times what the server can do: the share that it still does, and p99 of a refusal."""
-    load = Load(server.port, SIZE)
+    load, waited = Load(server.port, SIZE), server.waited()
 
     async def work() -> tuple[list[Asked], list[Asked]]:
         await load.together(8, 0.3)
@@ -94,6 +117,7 @@ def flood(server: Child, tally: Tally, seconds: float) -> tuple[float, float]:
         return peak, await load.arrivals(10 * goodput(peak), seconds)
 
     peak, asked = asyncio.run(work())
+    load.close()
     judge(tally, peak, {200})
     judge(tally, asked, {200, 429, 503})
     share = goodput(asked) / goodput(peak)
@@ -104,22 +128,23 @@ def flood(server: Child, tally: Tally, seconds: float) -> tuple[float, float]:
             "peak": f"{goodput(peak):.0f} pictures a second",
             "goodput at ten times that": f"{100 * share:.0f} %",
             "refused in": f"{percentile(refused, 50):.1f} ms (p50), {late:.1f} ms (p99)",
+            "waited for a core": f"{server.waited() - waited:.1f} s",
         }
     )
     return share, late
 
 
-def test_overload(campaigns: Campaigns) -> None:
-    seconds = 8.0 if campaigns.soak else 2.0
-    with (
-        child({"delay": 0.1 if campaigns.soak else 0.05}, max_batch=8) as server,
-        campaigns.tried("P15", "ten times the load") as tally,
-    ):
-        share, late = flood(server, tally, seconds)
+def test_overload(server: Child, campaigns: Campaigns) -> None:
+    seconds = 6.0 if campaigns.soak else 1.0
+    with campaigns.tried("P15", "ten times the load") as tally:
+        found = [flood(server, tally, seconds) for _ in range(campaigns.count(1, 5))]
+        share, late = (median(figure) for figure in zip(*found, strict=True))
         assert tally.figures["429"]
         # What time tells holds on a machine that does nothing else: it is for the long run.
-        if campaigns.soak and (share < 0.9 or late > 20):
-            tally.failures.append(f"goodput {share:.0%} of the peak, refusals in {late:.0f} ms")
+        if campaigns.soak:
+            tally.figures["medians of five floods"] = f"goodput {share:.0%}, p99 {late:.1f} ms"
+            if share < 0.9 or late > 20:
+                tally.failures.append(f"goodput {share:.0%} of the peak, refusals in {late:.0f} ms")
 
 
 def test_overload_is_noticed(campaigns: Campaigns) -> None:
@@ -166,11 +191,8 @@ def kills(server: Child, tally: Tally, count: int, seed: int) -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
-def test_an_engine_that_is_killed_loses_no_request(campaigns: Campaigns) -> None:
-    with (
-        child({"delay": 0.005}) as server,
-        campaigns.tried("P15", "killed engine processes") as tally,
-    ):
+def test_an_engine_that_is_killed_loses_no_request(server: Child, campaigns: Campaigns) -> None:
+    with campaigns.tried("P15", "killed engine processes") as tally:
         kills(server, tally, campaigns.count(commit=3, soak=40), campaigns.seed)
 
 

@@ -112,7 +112,7 @@ def test_the_schema_holds(server: Child, campaigns: Campaigns) -> None:
 @pytest.mark.parametrize(
     ("defect", "told"),
     [
-        ("fragile", "a server that answers 500 to what it cannot read"),
+        ("fragile", "a server that answers 500 where its schema says 422"),
         ("lenient", "a server that takes every number for a good one"),
     ],
 )

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -38,7 +39,8 @@ needs_kill = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 @needs_kill
 def test_a_killed_engine_costs_its_batch_alone() -> None:
     ids = layouts(4)
-    with running(Stub(0.6), max_batch=2) as server:
+    # The window is long enough for two to meet in a batch on the busiest machine.
+    with running(Stub(0.6), max_batch=2, window=0.5) as server:
         found: dict[int, Answer] = {}
 
         def work(i: int) -> None:
@@ -74,6 +76,13 @@ def test_an_engine_that_dies_idle_is_replaced_unasked() -> None:
         os.kill(pid, signal.SIGKILL)
         until(lambda: server.server.process.pid not in (None, pid))
         assert server.render(layouts()[0]).status == 200
+
+
+def test_an_engine_that_dies_as_it_starts_is_no_zombie() -> None:
+    engine = process.EngineProcess(partial(os._exit, 3), 1, 5.0)
+    with pytest.raises(process.Died):
+        engine.start()
+    assert engine.pid is None  # it has been waited for
 
 
 def test_draining_finishes_what_was_begun() -> None:
@@ -133,9 +142,11 @@ def test_too_little_shared_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 def test_paint_opens_the_page_with_its_token(
     token: str | None,
     seen: bool,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     opened: list[str] = []
     pages: list[str] = []
     url = "http://127.0.0.1:8000/"
@@ -148,6 +159,8 @@ def test_paint_opens_the_page_with_its_token(
             page = Path(urlsplit(opened[0]).path)
             assert stat.S_IMODE(page.stat().st_mode) == 0o600
             assert stat.S_IMODE(page.parent.stat().st_mode) == 0o700
+            if sys.platform == "linux":  # where a browser with a /tmp of its own finds it, too
+                assert page.parent.parent == tmp_path and page.parent.name[0] != "."
             pages.append(page.read_text())
 
     monkeypatch.setattr(paint, "serve", serve)
@@ -161,7 +174,7 @@ def test_paint_opens_the_page_with_its_token(
         assert opened[0].startswith("file://") and token not in opened[0]
         assert quote(token, safe="") not in opened[0]
         assert f'url={url}#token=a%2Btoken%2Fof%26the%3Dtests"' in pages[0]
-        assert not Path(urlsplit(opened[0]).path).exists()
+        assert not any(tmp_path.iterdir()) and not Path(urlsplit(opened[0]).path).exists()
     else:
         assert opened == ([url] if seen else [])
     assert not token or (token not in told and quote(token, safe="") not in told)

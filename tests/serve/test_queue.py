@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from crn_fast.serve import api
 from serving import RAW, Answer, Running, layouts, running, until
 from stub_engine import Stub, picture
 
@@ -45,6 +46,23 @@ def test_max_batch_holds() -> None:
         assert server.metric('crn_fast_batch_size_bucket{le="2.0"}') == server.metric(
             "crn_fast_batch_size_count"
         )
+
+
+def test_no_more_is_rendered_while_pictures_wait_to_be_encoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ids, held = layouts(12), list[int]()
+    with running(Stub(0.0), max_batch=1) as server:
+
+        def encode(pictures: np.ndarray, *how: object) -> bytes:
+            time.sleep(0.03)
+            held.append(len(server.server.queue._made))
+            return pictures.tobytes()
+
+        monkeypatch.setattr(api, "_encode", encode)
+        answers = server.together(12, lambda i: server.render(ids[i]))
+        assert [one.body for one in answers] == [picture(one).tobytes() for one in ids]
+        assert 0 < max(held) <= 2
 
 
 def test_a_full_queue_refuses_with_the_time_to_wait() -> None:
