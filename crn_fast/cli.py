@@ -108,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
     except BaseException as error:
         if "--debug" in anywhere and not isinstance(error, click.ClickException):
             raise
-        if isinstance(error, _HELP):
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):  # its message is help
             click.echo(error.format_message(), err=True)
             sys.exit(error.exit_code)
         message, code = _explain(error, given)
@@ -117,12 +117,6 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(one_line(f"crn-fast: {message.strip()}"), err=True)
         sys.exit(code)
     sys.exit(0)
-
-
-_HELP: tuple[type[click.UsageError], ...] = tuple(
-    filter(None, [getattr(click.exceptions, "NoArgsIsHelpError", None)])
-)
-"""What click, since 8.2, raises where a group is called without a command; its message is help."""
 
 
 def _explain(error: BaseException, given: Sequence[str]) -> tuple[str, int]:
@@ -195,19 +189,27 @@ def _values(given: Sequence[str]) -> list[str]:
 
 
 def _instead(meant: tuple[str, tuple[str, ...]] | None, given: Sequence[str]) -> str:
-    """The command that was given with what was meant, to paste."""
+    """The command that was given with what was meant, to paste.
+
+    The first word that fits is replaced. The name of an output only where no other word fits, and
+    never by that of a file that exists: pasted, the command would write over it.
+    """
     if meant is None:
         return ""
     word, words = meant
     part = re.compile(rf"(?<![^=.,]){re.escape(word)}(?![^=.,])")
-    command: list[str] = []
-    for each in given:
-        if each == word:
-            command += words
-        elif "=" in each or "," in each:  # as in --key=word, a.word=1 and word,other
-            command.append(part.sub(lambda _: words[0], each))
-        else:
-            command.append(each)
-    if command == list(given):
-        return f"; did you mean {' '.join(words)}?"
-    return f"; use `crn-fast {shlex.join(command)}`"
+    outputs = [
+        before in ("-o", "--out") or each.startswith("--out=")
+        for before, each in pairwise(["", *given])
+    ]
+    places = sorted(range(len(given)), key=outputs.__getitem__)
+    for i in places[: outputs.count(False)] if os.path.exists(words[0]) else places:
+        replaced: tuple[str, ...] = (given[i],)
+        if given[i] == word:
+            replaced = words
+        elif "=" in given[i] or "," in given[i]:  # as in --key=word, a.word=1 and word,other
+            replaced = (part.sub(lambda _: words[0], given[i], count=1),)
+        if replaced != (given[i],):
+            command = shlex.join([*given[:i], *replaced, *given[i + 1 :]])
+            return f"; use `crn-fast {command}`"
+    return f"; did you mean {' '.join(words)}?"

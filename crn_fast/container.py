@@ -15,7 +15,6 @@ import hashlib
 import json
 import mmap
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -25,6 +24,7 @@ import numpy as np
 from crn_fast.errors import BadInput, ResourceError
 from crn_fast.files import require_file, write_whole
 from crn_fast.kernels.cpu.threads import usable_cpus
+from crn_fast.memory import thread_pool
 
 LINE = 64
 """Bytes of a cache line."""
@@ -246,7 +246,7 @@ def json_table(text: str, source: str) -> dict[str, str]:
 def _on_all_cpus(
     function: Callable[[np.ndarray], str], arrays: Mapping[str, np.ndarray]
 ) -> dict[str, str]:
-    with ThreadPoolExecutor(usable_cpus()) as pool:
+    with thread_pool(max(1, min(usable_cpus(), len(arrays)))) as pool:
         return dict(zip(arrays, pool.map(function, arrays.values()), strict=True))
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -81,7 +81,7 @@ def nearly(path: str | Path) -> tuple[str, ...]:
     """What was probably meant by a path where nothing is, as a user would write it; or nothing.
 
     A tilde that no shell expanded, the backslashes of Windows, or a name that is nearly the same:
-    mistyped, or without its ending.
+    mistyped, or without its ending. A file of another kind, as weights for a picture, never is.
     """
     text = str(path)
     expanded = Path(text).expanduser() if text.startswith("~/") else Path(text.replace("\\", "/"))
@@ -92,8 +92,21 @@ def nearly(path: str | Path) -> tuple[str, ...]:
     except (OSError, ValueError):
         return ()
     ended = [name for name in there if Path(name).stem == expanded.name]
-    name = ended[0] if len(ended) == 1 else nearest(expanded.name, there)
+    name = ended[0] if len(ended) == 1 else _nearest_file(expanded.name, there)
     return (str(expanded.with_name(name)),) if name else ()
+
+
+_MANY = 2_000
+"""Names in a folder. To compare more takes too long where layout after layout is missing."""
+
+
+def _nearest_file(word: str, names: Sequence[str]) -> str | None:
+    if len(names) > _MANY:
+        return None
+    if ending := Path(word).suffix:
+        alike = {each for each in {Path(name).suffix for name in names} if nearest(ending, [each])}
+        names = [name for name in names if Path(name).suffix in alike]
+    return nearest(word, names)
 
 
 def make_folder(path: str | Path) -> None:
@@ -143,7 +156,7 @@ def write_whole(path: str | Path, save: Callable[[IO[bytes]], object]) -> None:
         descriptor, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
         temporary = Path(name)
         try:
-            with os.fdopen(descriptor, "wb") as stream:
+            with os.fdopen(descriptor, "w+b") as stream:
                 save(stream)
                 stream.flush()
                 failpoints.reach("write.half", partial(_halve, temporary))
@@ -163,9 +176,13 @@ def write_whole(path: str | Path, save: Callable[[IO[bytes]], object]) -> None:
     except (OSError, RuntimeError) as error:
         # Where a write fails, torch.save goes on to end its archive, and complains of that.
         failed = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(failed, OSError):
+        if not isinstance(failed, OSError) or not (failed is error or failed.errno in _OF_DISKS):
             raise
         raise ResourceError(f"{path}: cannot be written: {explain(path, failed)}") from error
+
+
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What writing to an open file ends with; any other error may have to do with something else."""
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from crn_fast.spec import CascadeSpec
 
 FORMAT = "crn_fast.engine"
 VERSION = 1
+_BATCH = re.compile(r"[0-9]{1,6}( to [0-9]{1,6})?")
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Manifest:
             for text in (*plain.values(), *built_with, *built_with.values()):
                 if not text.isprintable() or len(text) > 200:
                     raise ValueError(f"{text!r:.40} is no line of text")
+            if not _BATCH.fullmatch(built_with.get("batch", "1")):
+                raise ValueError(f"batch is {built_with['batch']!r:.40}")
             return cls(spec, labels, built_with=built_with, notes=notes, **plain)
         except (KeyError, ValueError) as error:
             raise BadInput(f"{source}: its manifest cannot be read ({error})") from None
@@ -89,5 +93,5 @@ class Manifest:
 
 def rebuild(path: str | Path, **options: str) -> str:
     """The hint for an engine file that must be built again, with these of `build-engine`'s."""
-    more = "".join(f" --{name} {value}" for name, value in options.items())
+    more = "".join(f" --{name} {quote(value)}" for name, value in options.items())
     return f"rebuild it: `crn-fast build-engine CKPT -o {quote(str(path))} --force{more}`"

@@ -8,9 +8,12 @@ in its `device`, never here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from mmap import mmap
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 
@@ -101,17 +104,43 @@ def require_room_for_thread() -> None:
         raise shortage("this process", error) from None
 
 
+@contextmanager
+def thread_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose threads all run already, each with the room that it takes to begin.
+
+    Raises:
+        ResourceError: there is no room for one of them.
+    """
+    started = Event()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for _ in range(threads):
+                require_room_for_thread()
+                pool.submit(started.wait)
+        finally:
+            started.set()
+        yield pool
+
+
 def no_thread(error: BaseException) -> ResourceError:
     """The error to raise when Python could not start a thread, for want of memory or by a limit."""
-    import resource
-
-    stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
-    spare = free()
+    stack, spare = _stack(), free()
+    needed = "" if stack is None else f"{_mb(stack)} needed for its stack, "
     left = "an unknown amount" if spare is None else _mb(spare)
     return ResourceError(
-        f"{error}: {_mb(stack)} needed for its stack, {left} free: raise the limit of memory "
-        "(ulimit -v) or of threads (ulimit -u)"
+        f"{error}: {needed}{left} free: raise the limit of memory (ulimit -v) or of threads "
+        "(ulimit -u)"
     )
+
+
+def _stack() -> int | None:
+    """Bytes of a thread's stack; None: unknown or without limit."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def free() -> int | None:

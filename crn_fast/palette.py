@@ -25,6 +25,7 @@ What a *picture* says is `layout`'s business; this module opens no images.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -41,7 +42,10 @@ BUILTIN = ("cityscapes", "camvid", "nyu40", "ade20k")
 
 _FILE_LIMIT = 1 << 18
 _DOTS = 64
-"""On a line of TOML. A key of a hundred thousand parts takes Python gigabytes and minutes."""
+"""On a line of TOML, outside quotes. A key of a hundred thousand parts takes Python gigabytes and
+minutes."""
+_QUOTED = re.compile(rb"\"(?:[^\"\\]|\\.)*\"?|'[^']*'?")
+"""Texts on a line of TOML. One that does not end is of a comment or an error, as all after it."""
 _TOP_KEYS = ("name", "void", "note", "classes", "map")
 _CLASS_KEYS = ("name", "color", "ids", "train_ids", "other_colors")
 
@@ -160,8 +164,10 @@ def parse_toml(data: bytes, source: str) -> dict[str, Any]:
     Raises:
         BadInput: not UTF-8 or not TOML; the message names `source` and the line.
     """
+    # With a string of several lines, a line may begin inside quotes: then all dots count.
+    several = b'"""' in data or b"'''" in data
     for number, line in enumerate(data.split(b"\n"), start=1):
-        if line.count(b".") > _DOTS:
+        if (line if several else _QUOTED.sub(b"", line)).count(b".") > _DOTS:
             raise BadInput(f"{source}: line {number} has more than {_DOTS} dots; break it up")
     try:
         return tomllib.loads(data.decode("utf-8"))

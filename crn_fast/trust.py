@@ -142,8 +142,12 @@ def _key() -> bytes:
             f"{path}: the key that engines are signed with cannot be read or made "
             f"({error.strerror or error})"
         ) from None
-    private = os.name != "posix" or not (state.st_mode & 0o077 or state.st_uid != os.geteuid())
-    if len(key) != KEY_BYTES or not private:
+    if os.name == "posix" and state.st_uid != os.geteuid():
+        raise ResourceError(
+            f"{path}: belongs to another user (uid {state.st_uid}), as where sudo or a container "
+            "keeps a home folder: set XDG_CONFIG_HOME to a folder of your own"
+        )
+    if len(key) != KEY_BYTES or (os.name == "posix" and state.st_mode & 0o077):
         raise ResourceError(
             f"{path}: not a key of {KEY_BYTES} bytes that its owner alone may read; delete it, and "
             "build engines again with a new one"

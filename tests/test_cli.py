@@ -174,10 +174,27 @@ def test_a_command_to_paste_has_the_names_of_the_user(files: Run) -> None:
         (["render", "--layout", r"a b\ö.png"], "render --layout 'a b/ö.png'"),
         (["rendr", "--layout", "x"], "render --layout x"),
         (["labels", "show", "CamVid"], "labels show camvid"),
+        (
+            ["render", "--layout", "layot.png", "-o", "layot.png"],
+            "render --layout layout.png -o layot.png",
+        ),
+        (
+            ["render", "-o", "layot.png", "--layout=layot.png"],
+            "render -o layot.png --layout=layout.png",
+        ),
+        (
+            ["render", "--layout", "layout.png", "-o", "new"],
+            "render --layout layout.png -o new.png",
+        ),
         (["eval", "x", "y", "--metrics", "psnr,ssmi"], "eval x y --metrics psnr,ssim"),
     ):
         _, _, err = files(*given)
         assert f"`crn-fast {meant}`" in err
+
+
+def test_no_output_is_named_as_a_file_that_exists() -> None:
+    assert cli._instead(("this", (__file__,)), ["train", "--out", "this"]).startswith("; did you")
+    assert "--out that" in cli._instead(("this", ("that",)), ["train", "--out", "this"])
 
 
 def test_build_engine_mistakes(files: Run) -> None:

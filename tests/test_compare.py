@@ -5,9 +5,12 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import socket
+import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -275,6 +278,41 @@ def test_what_is_no_answer_is_refused(
     found, text = ask(server, method, path, body, **headers)
     assert found == status and "error" in json.loads(text)
     assert not server.experiment.out.exists()
+
+
+@pytest.mark.parametrize("name", ["Content-Length", "content-length"])
+def test_a_body_is_no_second_request(server: Server, name: str) -> None:
+    body = b"GET /none HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as connection:
+        head = f"GET /x HTTP/1.1\r\nHost: localhost\r\n{name}: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        with connection.makefile("rb") as replies, suppress(ConnectionError):
+            first = replies.readline()
+            rest = b""
+            while line := replies.readline():  # whose end may be a reset, for what was not read
+                rest += line
+    assert first.startswith(b"HTTP/1.1 404") and b"HTTP/1.1" not in rest
+
+
+def test_a_browser_that_goes_away_is_not_told_of(
+    server: Server, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = threading.Event()
+    shutdown_request = server.shutdown_request
+
+    def shut(request: Any) -> None:
+        shutdown_request(request)
+        done.set()
+
+    server.shutdown_request = shut  # type: ignore[method-assign]
+    connection = socket.create_connection(("127.0.0.1", server.server_port), timeout=20)
+    connection.sendall(b"GET /none HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert connection.recv(1 << 16)
+    # Closed so, it is reset rather than ended.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+    assert done.wait(20)
+    assert "".join(capfd.readouterr()) == ""
 
 
 def test_files_that_are_no_answers_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from crn_fast import backends, container, layout
 from crn_fast.engine import Engine, build_engine
 from crn_fast.errors import BadInput, Mismatch, Unavailable, UsageError
-from crn_fast.manifest import Manifest
+from crn_fast.manifest import Manifest, rebuild
 from crn_fast.palette import label_set
 
 
@@ -103,6 +104,20 @@ def test_another_version_says_how_to_rebuild(engine_file: Path) -> None:
     container.write(engine_file, tensors, {**metadata, "version": "99"})
     with pytest.raises(Mismatch, match=r"engine version 99; .*build-engine"):
         Engine.open(engine_file)
+
+
+@pytest.mark.parametrize("batch", ["", "1; rm -rf ~", "1 to", "-1", "1-8"])
+def test_a_batch_is_numbers(engine_file: Path, batch: str) -> None:
+    tensors, metadata = container.read(engine_file)
+    built_with = json.dumps({**json.loads(metadata["built_with"]), "batch": batch})
+    container.write(engine_file, tensors, {**metadata, "built_with": built_with})
+    with pytest.raises(BadInput, match=r"its manifest cannot be read .*batch"):
+        Engine.open(engine_file)
+
+
+def test_what_rebuilds_an_engine_can_be_pasted() -> None:
+    told = rebuild("a b.crn", target="sm_90; rm -rf ~")
+    assert "-o 'a b.crn' --force --target 'sm_90; rm -rf ~'`" in told
 
 
 def test_a_checkpoint_is_no_engine_file(tmp_path: Path) -> None:

@@ -67,3 +67,39 @@ def test_the_name_is_on_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("os.fsync", note)
     files.write_bytes(tmp_path / "it", b"new")
     assert len(synced) == 2 and synced[1] == str(tmp_path)
+
+
+def test_what_has_nothing_to_do_with_the_disk_is_no_error_of_it(tmp_path: Path) -> None:
+    def save(stream: IO[bytes]) -> None:
+        try:
+            (tmp_path / "missing").read_bytes()
+        except OSError:
+            raise RuntimeError("a bug") from None
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        files.write_whole(tmp_path / "it", save)
+
+
+@pytest.mark.parametrize(
+    ("given", "there", "meant"),
+    [
+        ("stret.png", "street.png", "street.png"),
+        ("stret.pgn", "street.png", "street.png"),
+        ("street", "street.png", "street.png"),
+        ("stret.pth", "street.pt", "street.pt"),
+        ("stret.pt", "street.png", None),
+        ("emty", "empty", "empty"),
+    ],
+)
+def test_what_was_probably_meant(tmp_path: Path, given: str, there: str, meant: str | None) -> None:
+    (tmp_path / there).touch()
+    assert files.nearly(tmp_path / given) == ((str(tmp_path / meant),) if meant else ())
+
+
+def test_no_thousands_of_names_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = ["street.png", *(f"{i}.png" for i in range(files._MANY))]
+    monkeypatch.setattr("os.listdir", lambda _: many)
+    assert files.nearly(tmp_path / "stret.png") == ()
+    assert files.nearly(tmp_path / "street") == (str(tmp_path / "street.png"),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -69,3 +70,41 @@ after = memory.free()
 assert 0 <= after <= 5 << 20 < before, (before, after)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_pool_has_all_its_threads_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(memory, "require_room_for_thread", lambda: asked.append(len(asked)))
+    with memory.thread_pool(3) as pool:
+        running = threading.active_count()
+        assert list(pool.map(str, range(9))) == [str(i) for i in range(9)]
+        assert threading.active_count() == running and asked == [0, 1, 2]
+
+
+def test_a_pool_without_room_is_an_error_and_leaves_no_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rooms = iter([None, None])
+
+    def room() -> None:
+        if next(rooms, "none") == "none":
+            raise ResourceError("no room")
+
+    monkeypatch.setattr(memory, "require_room_for_thread", room)
+    before = threading.active_count()
+    with pytest.raises(ResourceError, match="no room"), memory.thread_pool(3):
+        raise AssertionError
+    assert threading.active_count() == before
+
+
+def test_no_thread_leaves_out_a_stack_without_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource", reason="needs POSIX's limits")
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY,) * 2)
+    error = RuntimeError("can't start new thread")
+    assert str(memory.no_thread(error)).startswith("can't start new thread: ")
+    assert "stack" not in str(memory.no_thread(error))
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (8_000_000, 8_000_000))
+    assert ": 8.0 MB needed for its stack, " in str(memory.no_thread(error))
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    told = str(memory.no_thread(error))
+    assert "stack" not in told and "an unknown amount free" in told

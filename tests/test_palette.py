@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from crn_fast.errors import BadInput, CrnError, UsageError
-from crn_fast.palette import BUILTIN, LabelSet, label_set
+from crn_fast.palette import BUILTIN, LabelSet, label_set, parse_toml
 
 GARDEN = """
 void = "nothing"
@@ -195,6 +195,31 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
             label_set(tmp_path / name)
     with pytest.raises(BadInput):
         label_set("a\0b.toml")
+
+
+@pytest.mark.parametrize("line", ['a = "{}" # it', "a = '{}'", 'a = "\\"{}"', '"{}" = 1'])
+def test_dots_of_texts_are_no_keys(line: str) -> None:
+    assert parse_toml(line.format("See. " * 70).encode(), "my.toml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{} = 1",
+        '"a".{} = "b"',
+        "'a\"'.{} = 'b\"'",
+        'a = ["""\nb""", {{{} = 1}}, "c"]',
+        "a = ['''\nb''', {{{} = 1}}, 'c']",
+    ],
+)
+def test_keys_of_many_parts_are_refused(text: str) -> None:
+    with pytest.raises(BadInput, match=r"my\.toml: line [12] has more than 64 dots"):
+        parse_toml(text.format("k." * 70 + "k").encode(), "my.toml")
+
+
+def test_a_text_that_does_not_end_takes_no_time() -> None:
+    with pytest.raises(BadInput, match="not valid TOML"):
+        parse_toml(b'a = "' + b'\\"' * 130_000, "my.toml")
 
 
 def test_an_unknown_name_lists_the_known() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
@@ -46,7 +47,8 @@ def onnx(checkpoint: str, out: str | None, precision: str, batch: str, force: bo
     blob = onnx_export.export(_spec(loaded), loaded.tensors, precision, layouts)
     write_whole(target, lambda stream: stream.write(blob))
     emit(target)
-    say(f"next: trtexec --onnx={target}, or onnxruntime.InferenceSession('{target}')")
+    path = str(target)
+    say(f"next: trtexec --onnx={quote(path)}, or onnxruntime.InferenceSession({path!r})")
 
 
 @command.command(
@@ -90,7 +92,7 @@ def triton_server(model: str, out: str, name: str | None) -> None:
         raise UsageError(f"{target}: exists already; give another --name, or remove it")
     repository.write(target, spec, blob, file, backend, batch)
     emit(target)
-    say(f"next: tritonserver --model-repository={out}")
+    say(f"next: tritonserver --model-repository={quote(out)}")
 
 
 def _layouts(text: str) -> int | None:

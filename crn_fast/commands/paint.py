@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 import webbrowser
+from contextlib import ExitStack
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,16 @@ Examples:
 @click.option("--open/--no-open", "opens", default=True, help="Whether the browser is opened.")
 def command(opens: bool, **options: Any) -> None:
     """Paint a layout in the browser, and see it rendered."""
-    with tempfile.TemporaryDirectory(prefix="crn-fast-", ignore_cleanup_errors=True) as folder:
+    with ExitStack() as pages:
 
         def started(url: str, token: str | None) -> None:
             if opens and has_display():
-                address = way_in(Path(folder), url, token) if token else url
+                address = url
+                if token:
+                    private = tempfile.TemporaryDirectory(
+                        prefix="crn-fast-", dir=seen_by_browsers(), ignore_cleanup_errors=True
+                    )
+                    address = way_in(Path(pages.enter_context(private)), url, token)
                 # The server answers as soon as this function has returned.
                 threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
             if token or not (opens and has_display()):
@@ -50,6 +56,21 @@ def command(opens: bool, **options: Any) -> None:
                 say(f"open {url}{'#token=TOKEN' if token else ''} in a browser")
 
         serve(ui=True, started=started, **options)
+
+
+def seen_by_browsers() -> Path | None:
+    """Where a browser finds files of ours; None: in the usual folder of temporary ones.
+
+    On Linux many are installed as snaps, which have a /tmp of their own, and of a home folder see
+    what is not hidden.
+    """
+    if sys.platform != "linux":
+        return None
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    return home if os.access(home, os.W_OK | os.X_OK) else None
 
 
 def way_in(folder: Path, url: str, token: str) -> str:

@@ -6,6 +6,7 @@ The browser never learns which picture is whose: it knows trials by number and p
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -144,6 +145,11 @@ class Server(ThreadingHTTPServer):
         super().__init__((HOST, port), Handler)
         self.experiment = experiment
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing, where a browser went away."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
     @property
     def url(self) -> str:
         return f"http://{HOST}:{self.server_port}/"
@@ -199,7 +205,9 @@ class Handler(BaseHTTPRequestHandler):
     def _serve(self, handle: Callable[[], None]) -> None:
         """Handle a request of this machine's own page, or of a program; refuse any other."""
         # A body that is not read would be taken for the next request.
-        self.close_connection |= bool({"Content-Length", "Transfer-Encoding"} & set(self.headers))
+        self.close_connection |= any(
+            name in self.headers for name in ("Content-Length", "Transfer-Encoding")
+        )
         found = localhost.foreign(
             self.headers.get_all("Host", []),
             self.headers.get_all("Origin", []),

@@ -69,7 +69,7 @@ class Frame:
                 raise ResourceError(
                     f"{n} layouts of {choices.spec.size[0]}x{choices.spec.size[1]} need "
                     f"{self.bytes / 1e6:.0f} MB on {device}, which has {free / 1e6:.0f} MB free; "
-                    "try fewer layouts"
+                    "close what else uses it, or take a smaller network"
                 )
         self.arena = torch.empty(self.bytes, dtype=torch.uint8, device=device)
         self.ends = Ends.made(choices.spec, n, device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
 from queue import Queue
@@ -20,7 +20,7 @@ import numpy as np
 
 from crn_fast.errors import CrnError
 from crn_fast.layout import LabelMap
-from crn_fast.memory import require_room_for_thread
+from crn_fast.memory import require_room_for_thread, thread_pool
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -122,12 +122,14 @@ def ordered(
     """`function` of every item, worked out in threads, in order, at most `waiting` at a time.
 
     If the generator is closed, what has not begun is dropped and what has is waited for.
+
+    Raises:
+        ResourceError: there is no room for the threads.
     """
     flying: deque[Future[B]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
+    with thread_pool(threads) as pool:
         try:
             for item in items:
-                require_room_for_thread()
                 flying.append(pool.submit(function, item))
                 if len(flying) >= waiting:
                     yield flying.popleft().result()

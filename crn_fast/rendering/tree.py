@@ -99,14 +99,17 @@ def layouts_below(root: Path, avoided: str | None = None) -> Iterator[Path]:
         folder = waiting.pop()
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            folders = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
         except OSError as error:
             raise ResourceError(f"{folder}: the folder cannot be read ({error.strerror})") from None
         for entry in entries:
-            if kind_of(entry.path) != "folder":
-                if entry.name.lower().endswith(".png"):
-                    yield Path(entry.path)
-            elif not entry.is_symlink() and os.path.realpath(entry.path) != avoided:
-                waiting.append(entry.path)
+            if entry.name in folders:
+                if os.path.realpath(entry.path) != avoided:
+                    waiting.append(entry.path)
+            elif not entry.name.lower().endswith(".png"):
+                continue
+            elif not (entry.is_symlink() and os.path.isdir(entry.path)):
+                yield Path(entry.path)
 
 
 def _match(pattern: str, avoided: str | None) -> tuple[Path, list[tuple[Path, Path]]]:

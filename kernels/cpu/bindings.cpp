@@ -151,7 +151,7 @@ nb::object room(const char* op, nb::handle out, const nb::tuple& shape,
 void check_ids(const char* op, const Array& labels, const std::uint8_t* ids, std::size_t classes) {
   std::size_t invalid;
   {
-    nb::gil_scoped_release release;
+    const crn::Unlocked unlocked;
     invalid = crn::first_invalid_id(ids, labels.size(), classes);
   }
   if (invalid == labels.size()) return;
@@ -172,7 +172,6 @@ const crn::Kernels& kernels_of(const char* op, const std::string& isa) {
 
 nb::list label_pyramid(nb::handle labels, std::int64_t classes, std::int64_t levels,
                        std::int64_t threads) {
-  const crn::Call call;
   const char* op = "label_pyramid";
   const Array array = checked<std::uint8_t>(op, "labels", labels, "[N, H, W]", {kAny, kAny, kAny});
   const crn::PyramidShape shape{
@@ -201,7 +200,7 @@ nb::list label_pyramid(nb::handle labels, std::int64_t classes, std::int64_t lev
     coarse_to_fine.append(map);
   }
   {
-    nb::gil_scoped_release release;
+    const crn::Unlocked unlocked;
     crn::label_pyramid(ids, shape, maps.data(), workers);
   }
   return coarse_to_fine;
@@ -212,7 +211,6 @@ nb::tuple convolve(nb::handle raw, nb::handle scale, nb::handle shift, nb::handl
                    nb::handle weight, nb::handle table, nb::handle gamma, nb::handle beta,
                    std::optional<std::string> upsampling, std::int64_t threads,
                    const std::string& isa, nb::handle memory) {
-  const crn::Call call;
   const char* op = upsampling ? "refine" : "conv";
   const crn::Kernels& kernels = kernels_of(op, isa);
   const std::size_t workers = in_range(op, "threads", threads, 0, kMaxThreads);
@@ -300,7 +298,7 @@ nb::tuple convolve(nb::handle raw, nb::handle scale, nb::handle shift, nb::handl
   const nb::object out_scale = empty(pending, &c.out_scale);
   const nb::object out_shift = empty(pending, &c.out_shift);
   {
-    nb::gil_scoped_release release;
+    const crn::Unlocked unlocked;
     crn::convolve(c, kernels, workers);
   }
   return nb::make_tuple(out, out_scale, out_shift);
@@ -308,7 +306,6 @@ nb::tuple convolve(nb::handle raw, nb::handle scale, nb::handle shift, nb::handl
 
 nb::object head(nb::handle raw, nb::handle scale, nb::handle shift, nb::handle weight,
                 nb::handle bias, std::int64_t threads, const std::string& isa) {
-  const crn::Call call;
   const char* op = "head";
   const crn::Kernels& kernels = kernels_of(op, isa);
   const std::size_t workers = in_range(op, "threads", threads, 0, kMaxThreads);
@@ -340,14 +337,13 @@ nb::object head(nb::handle raw, nb::handle scale, nb::handle shift, nb::handle w
   h.bias = floats(bias_array);
   const nb::object rgb = empty(nb::make_tuple(h.batch, h.images, h.height, h.width, 3), &h.out);
   {
-    nb::gil_scoped_release release;
+    const crn::Unlocked unlocked;
     crn::head(h, kernels, workers);
   }
   return rgb;
 }
 
 nb::object to_uint8(nb::handle rgb, std::int64_t threads) {
-  const crn::Call call;
   const char* op = "to_uint8";
   const std::size_t workers = in_range(op, "threads", threads, 0, kMaxThreads);
   const Array array =
@@ -357,7 +353,7 @@ nb::object to_uint8(nb::handle rgb, std::int64_t threads) {
                                                    array.shape(3), array.shape(4)),
                                     &out);
   {
-    nb::gil_scoped_release release;
+    const crn::Unlocked unlocked;
     crn::to_uint8(floats(array), array.size(), workers, out);
   }
   return pictures;
@@ -365,7 +361,6 @@ nb::object to_uint8(nb::handle rgb, std::int64_t threads) {
 
 nb::object pack(nb::handle weight, std::int64_t features, std::int64_t multiplied,
                 std::int64_t side, std::int64_t threads) {
-  const crn::Call call;
   const char* op = "pack";
   const Array array =
       checked<float>(op, "weight", weight, "[C_out, C_in, 3, 3]", {kAny, kAny, 3, 3});
@@ -385,7 +380,7 @@ nb::object pack(nb::handle weight, std::int64_t features, std::int64_t multiplie
                            (p.side + 2) * (p.side + 2), crn::packed_inputs(p), crn::kPanel),
             &p.out);
   {
-    nb::gil_scoped_release release;
+    const crn::Unlocked unlocked;
     crn::pack(p, workers);
   }
   return packed;
@@ -408,9 +403,10 @@ NB_MODULE(_native, module) {
              nb::arg("tile"), nb::arg("threads"));
   module.def("instruction_sets", &crn::kernel_names);
 
-  nb::module_::import_("atexit").attr("register")(nb::cpp_function(&crn::Call::finish));
+  Py_AtExit(&crn::Unlocked::finish);
   const nb::module_ os = nb::module_::import_("os");
   if (nb::hasattr(os, "register_at_fork")) {
-    os.attr("register_at_fork")(nb::arg("after_in_child") = nb::cpp_function(&crn::Call::forget));
+    os.attr("register_at_fork")(nb::arg("after_in_child") =
+                                    nb::cpp_function(&crn::Unlocked::forget));
   }
 }

@@ -1,11 +1,11 @@
-// Calls that are under way in other threads when Python ends.
+// Threads that are inside an op when Python ends.
 //
-// Python ends a thread that asks for its lock too late by unwinding the thread's stack
-// (until 3.14), and a C++ frame on it ends the process with `abort`. So Python waits for the calls
-// under way before it ends, and the threads that call later than that sleep.
+// Python ends a thread that asks for its lock too late by unwinding the thread's stack (until
+// 3.14), and nanobind's frames on it end the process with `abort`. Such a thread sleeps instead, as
+// it does from 3.14 on. Until then calls are made as ever: what `atexit` runs may wait for them.
 #pragma once
 
-#include <nanobind/nanobind.h>
+#include <Python.h>
 
 #include <atomic>
 #include <chrono>
@@ -13,37 +13,35 @@
 
 namespace crn {
 
-class Call {
+// Gives Python's lock to others while it lives, for C++ that touches nothing of Python's.
+class Unlocked {
  public:
-  // Holds Python's lock, as all of this does.
-  Call() {
-    if (ending_ && std::this_thread::get_id() != ender_) {
-      const nanobind::gil_scoped_release release;
+  Unlocked() {
+    ++running_;
+    state_ = PyEval_SaveThread();
+  }
+  ~Unlocked() {
+    --running_;
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (...) {  // The unwinding, which must not end here, nor go on.
       for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
     }
-    ++under_way_;
   }
-  ~Call() { --under_way_; }
-  Call(const Call&) = delete;
-  Call& operator=(const Call&) = delete;
+  Unlocked(const Unlocked&) = delete;
+  Unlocked& operator=(const Unlocked&) = delete;
 
-  // To be called by `atexit`. The thread that ends Python may still make calls.
+  // To be called by `Py_AtExit`, when no call can begin: what runs may read what is destroyed next.
   static void finish() {
-    ender_ = std::this_thread::get_id();
-    ending_ = true;
-    while (under_way_ > 0) {
-      const nanobind::gil_scoped_release release;
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
+    while (running_ > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
 
   // To be called in the child of a fork, which has none of the other threads.
-  static void forget() { under_way_ = 0; }
+  static void forget() { running_ = 0; }
 
  private:
-  static inline std::atomic<int> under_way_{0};
-  static inline std::atomic<bool> ending_{false};
-  static inline std::thread::id ender_;
+  static inline std::atomic<int> running_{0};
+  PyThreadState* state_;
 };
 
 }  // namespace crn

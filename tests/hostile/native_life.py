@@ -6,12 +6,18 @@ import os
 import subprocess
 import sys
 
-CASES = ("ends", "forks", "starves", "interrupted")
-"""A daemon thread is inside an op when Python ends; a process forks after threads have rendered;
-there is no room for threads' stacks; a signal's handler raises while an op runs."""
+CASES = ("ends", "joins", "forks", "starves", "interrupted")
+"""A daemon thread is inside an op when Python ends; what `atexit` knows since before the ops were
+imported joins such a thread; a process forks after threads have rendered; there is no room for
+threads' stacks; a signal's handler raises while an op runs."""
 
 BEGIN = """
-import os, resource, signal, sys, threading, time
+import atexit, os, resource, signal, sys, threading, time
+stop, workers = threading.Event(), []
+def bye():
+    stop.set()
+    for worker in workers: worker.join()
+atexit.register(bye)
 import numpy as np
 from crn_fast.kernels import cpu
 rgb = np.random.default_rng(0).uniform(-9, 270, (1, 1, 512, 1024, 3)).astype(np.float32)
@@ -23,6 +29,14 @@ def work():
     while True:
         cpu.to_uint8(rgb, 2)
 threading.Thread(target=work, daemon=True).start()
+time.sleep(0.05)
+""",
+    "joins": """
+def work():
+    while not stop.is_set():
+        cpu.to_uint8(rgb, 2)
+workers.append(threading.Thread(target=work, daemon=True))
+workers[0].start()
 time.sleep(0.05)
 """,
     "forks": """
@@ -43,14 +57,19 @@ resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 assert cpu.to_uint8(rgb, 1024).tobytes() == expected
 """,
     "interrupted": """
+inside = []
 def late(*_):
-    raise KeyboardInterrupt
+    if inside:  # it may be late, and come when nobody would catch it
+        inside.clear()
+        raise KeyboardInterrupt
 signal.signal(signal.SIGALRM, late)
 signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
 caught = 0
 while caught < 5:
     try:
+        inside.append(1)
         cpu.to_uint8(rgb, 2)
+        inside.clear()
     except KeyboardInterrupt:
         caught += 1
 signal.setitimer(signal.ITIMER_REAL, 0)

@@ -70,6 +70,30 @@ def test_links_make_no_loops(root: Path) -> None:
     assert len(tree.find(["d/**/*.png"]).files) == 3
 
 
+def test_a_link_whose_target_may_not_be_looked_at_is_a_file_like_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").touch()
+    for name in ("latest", "latest.png"):
+        (tmp_path / name).symlink_to("/private/file")
+    stat = os.stat
+
+    def refused(path: str, *arguments: object, **more: object) -> object:
+        if "latest" in str(path):
+            raise PermissionError(13, "Permission denied")
+        return stat(path, *arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("os.stat", refused)
+    found = tree.find([str(tmp_path)])
+    assert [path.name for path, _ in found.files] == ["a.png", "latest.png"]
+
+
+def test_a_link_to_a_folder_is_no_layout(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "folder.png").symlink_to(tmp_path, target_is_directory=True)
+    assert [path.name for path, _ in tree.find([str(tmp_path)]).files] == ["a.png"]
+
+
 def test_the_pictures_folder_is_left_out(root: Path) -> None:
     assert names(tree.find(["d"], Path("d/b"))) == ["a.png"]
     assert names(tree.find(["d/**/*.png"], Path("d/b"))) == ["a.png"]
