@@ -13,13 +13,14 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 
-from crn_fast import layout
+from crn_fast import layout, png
 from crn_fast.errors import BadInput
 from crn_fast.palette import label_set
-from hostile.pngs import Chunks, header, join, picture, split
+from hostile.pngs import ADAM7, SAMPLES, Chunks, header, join, picture, split
 
 MEMORY = 16 << 20
 """Bytes above what the idle process takes."""
@@ -46,7 +47,7 @@ def zeros(million: int) -> bytes:
 
 def bombs(rng: np.random.Generator, count: int) -> Iterator[Bomb]:
     """By turns, of all sorts."""
-    sorts = (dimensions, lies, ratios, pieces, texts, palettes)
+    sorts = (dimensions, honest, lies, ratios, pieces, texts, palettes)
     for number in range(count):
         color, depth = KINDS[rng.integers(len(KINDS))]
         way = int(rng.integers(2))
@@ -70,6 +71,29 @@ def dimensions(rng: np.random.Generator, color: int, depth: int, way: int) -> Bo
     if rng.integers(3) == 0:
         size = (int(rng.integers(16385, most)), int(rng.integers(1, most)))
     return Bomb(f"{size} {color}/{depth}", _file(size, color, depth, way, zeros(20)))
+
+
+OVER = ((16384, 2049), (5793, 5793), (16385, 1), (1, 16385))
+"""Just beyond what is accepted."""
+LARGEST = ((16384, 2048), (16384, 1), (1, 16384))
+
+
+def honest(rng: np.random.Generator, color: int, depth: int, way: int) -> Bomb:
+    """A header just beyond what is accepted, and all of its pixels: one colour, so a small file."""
+    return whole(OVER[rng.integers(len(OVER))], color, depth, way)
+
+
+def whole(size: tuple[int, int], color: int, depth: int, way: int) -> Bomb:
+    """A sound picture of the value 0."""
+    bits = depth * SAMPLES[color]
+    parts = [(-(-(size[0] - y) // dy), -(-(size[1] - x) // dx)) for x, y, dx, dy in ADAM7]
+    count = sum(
+        height * (1 + -(-width * bits // 8))
+        for height, width in (parts if way else [size])
+        if height > 0 and width > 0
+    )
+    told = f"{'interlaced ' * way}{size} {color}/{depth}, whole"
+    return Bomb(told, _file(size, color, depth, way, zlib.compress(bytes(count), 9)))
 
 
 def lies(rng: np.random.Generator, color: int, depth: int, way: int) -> Bomb:
@@ -124,11 +148,11 @@ def palettes(rng: np.random.Generator, color: int, depth: int, way: int) -> Bomb
 
 
 def refused_at_little_cost(
-    folder: Path, bomb: Bomb, read: Callable[..., Any] = layout.read
+    folder: Path, bomb: Bomb, read: Callable[..., Any] = layout.read, tries: int = TRIES
 ) -> str | None:
     """None if a bomb is refused within MEMORY, which is measured in a child of its own.
 
-    What it cost is added to a file: seconds of the processor, the median of TRIES, and bytes.
+    What it cost is added to a file: seconds of the processor, the median of `tries`, and bytes.
     """
     path = folder / f"{os.getpid()}.png"
     path.write_bytes(join(bomb.chunks))
@@ -136,7 +160,7 @@ def refused_at_little_cost(
     _warm()
     child = os.fork()
     if child == 0:
-        os.write(sender, _explode(path, read).encode())
+        os.write(sender, _explode(path, read, tries).encode())
         os._exit(0)
     os.close(sender)
     with os.fdopen(receiver) as answer:
@@ -168,13 +192,13 @@ def _warm() -> None:
             continue
 
 
-def _explode(path: Path, read: Callable[..., Any]) -> str:
+def _explode(path: Path, read: Callable[..., Any], tries: int) -> str:
     """Memory at its peak beyond that of a process which has just been forked."""
     labels = label_set("camvid")
     before = _peak()
-    tries = []
+    costs = []
     refused = "is taken for a layout"
-    for _ in range(TRIES):
+    for _ in range(tries):
         start = time.process_time()
         try:
             read(path, labels)
@@ -182,13 +206,22 @@ def _explode(path: Path, read: Callable[..., Any]) -> str:
             refused = "refused"
         except BaseException as error:
             refused = f"{type(error).__name__}: {error}"
-        tries.append(time.process_time() - start)
-    return f"{refused}\t{median(tries):.5f}\t{_peak() - before}"
+        costs.append(time.process_time() - start)
+    return f"{refused}\t{median(costs):.5f}\t{_peak() - before}"
 
 
 def _peak() -> int:
     """Most memory of this process so far, in bytes; that of a forked one begins anew."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def read_four_times_as_large(path: Path, labels: Any) -> Any:
+    """A planted defect: the limits of a picture's size are too high."""
+    with (
+        mock.patch.object(png, "MAX_SIDE", 4 * png.MAX_SIDE),
+        mock.patch.object(png, "MAX_PIXELS", 4 * png.MAX_PIXELS),
+    ):
+        return layout.read(path, labels)
 
 
 def read_by_pillow(path: Path, labels: Any) -> Any:

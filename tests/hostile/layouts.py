@@ -40,6 +40,8 @@ class Case:
     encoding: str = "auto"
     unknown: str = "error"
     fit: str = "nearest"
+    shows: np.ndarray | None = None
+    """The labels that it holds, if it must be rendered."""
 
 
 _labels = cache(label_set)
@@ -73,7 +75,8 @@ def rendered_or_refused(folder: Path, case: Case, read: Read = layout.read) -> s
     """None for a picture of the network's size or a refusal in one line that names the file.
 
     A file that cannot be read is refused with exit code 3, one that can but is of another size or
-    label set with 4, and nothing else happens to it. What became of it is added to a file.
+    label set with 4, and nothing else happens to it. One that must be rendered is, with the labels
+    that it holds. What became of it is added to a file.
     """
     idle, engine, start = _idle(folder), _engine(folder), time.perf_counter()
     path = folder / f"{os.getpid()}.png"
@@ -87,9 +90,11 @@ def rendered_or_refused(folder: Path, case: Case, read: Read = layout.read) -> s
         found = layout.fit(found, engine.spec.size, case.fit)  # type: ignore[arg-type]
         stage = ()
         became, wrong = "rendered", _judge_picture(engine.render(found))
+        if case.shows is not None and not np.array_equal(found.array, case.shows):
+            wrong = "was read as other labels"
     except CrnError as error:
         became, wrong = f"refused with {error.exit_code}", _judge_message(error, path)
-        if not isinstance(error, stage):
+        if case.shows is not None or not isinstance(error, stage):
             wrong = f"{type(error).__name__}: {error}"
     _note(folder, became, time.perf_counter() - start, _peak() - idle)
     return wrong and f"{case.told}: {wrong}"
@@ -134,6 +139,8 @@ def commanded(folder: Path, case: Case) -> str | None:
             whole = left == ["layout.png", "picture.png"] and not lines
             if not whole or read_picture(own / "picture.png").shape != (*tiny.SPEC.size, 3):
                 return f"{case.told}: left {left}, said {done.err!r}"
+        elif case.shows is not None:
+            return f"{case.told}: exit code {done.code}, said {done.err!r}"
         elif done.code not in (3, 4) or len(lines) != 1 or left != ["layout.png"]:
             return f"{case.told}: exit code {done.code}, left {left}, said {done.err!r}"
         elif not lines[0].startswith("crn-fast: layout.png: ") or not lines[0].isprintable():
@@ -169,13 +176,15 @@ class Damaged:
 
 
 def same_or_refused(case: Damaged, decode: Callable[[bytes], Any] | None = None) -> str | None:
-    """None if a damaged file is refused, or decodes as the sound one does."""
+    """None if a damaged file is refused by BadInput, or decodes as the sound one does."""
     decode = decode or _decode
+    before = _sound(case.sound, decode)
     try:
         found = decode(case.data)
-    except (BadInput, OSError, SyntaxError, ValueError):
+    except BadInput:
         return None
-    before = _sound(case.sound, decode)
+    except Exception as error:
+        return f"{case.told}: {error!r}"
     return None if found == before else f"{case.told}: decodes otherwise, without a word"
 
 
@@ -201,8 +210,10 @@ def video_same_or_refused(folder: Path, case: Damaged, read: Any = video.read) -
     Its container may lose frames or be wrong about their size, which is noted; see docs/rendering.
     """
     found, before = (_frames(folder, data, read) for data in (case.data, case.sound))
-    if isinstance(found, str) or isinstance(before, str):
-        return found if found != "refused" else None
+    if before is None:
+        return f"{case.told}: the sound video is refused"
+    if found is None:
+        return None
     rest = iter(before)
     if len(found) == len(before) and found[0][0] != before[0][0]:
         _note(folder, "another size", 0, 0)
@@ -213,14 +224,15 @@ def video_same_or_refused(folder: Path, case: Damaged, read: Any = video.read) -
     return None
 
 
-def _frames(folder: Path, data: bytes, read: Any) -> list[tuple[Any, bytes]] | str:
+def _frames(folder: Path, data: bytes, read: Any) -> list[tuple[Any, bytes]] | None:
+    """None if it is refused."""
     path = folder / f"{os.getpid()}.video"
     path.write_bytes(data)
     try:
         arrays = [f.values if f.values is not None else f.colors for f in read(path)]
         return [(array.shape, array.tobytes()) for array in arrays]
     except BadInput:
-        return "refused"
+        return None
 
 
 def video_by_ffmpeg(path: Path) -> Iterator[png.Pixels]:

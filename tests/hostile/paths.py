@@ -35,7 +35,7 @@ def stays_inside(folder: Path, seed: int, defect: str = "") -> str | None:
     """None if a run among evil names, all drawn by `seed`, changes nothing outside, and tells it.
 
     It ends with an exit code for what is wrong with files, with one line on stderr that a terminal
-    can show. `defect` is 'links' or 'escapes': see `_planted`.
+    can show. The code is added to a file. `defect` is 'links' or 'escapes': see `_planted`.
     """
     rng = np.random.default_rng(seed)
     root = folder / f"{os.getpid()}-{seed}"
@@ -50,9 +50,16 @@ def stays_inside(folder: Path, seed: int, defect: str = "") -> str | None:
         with _planted(defect):
             done = run(given, place.work, main=_on_terminal if terminal else cli.main)
         wrong = _judge(place, before, done, terminal)
+        with (folder / f"{os.getpid()}.codes").open("a") as stream:
+            stream.write(f"{done.code}\n")
         return wrong and f"{given}: {wrong}"
     finally:
         subprocess.run(["rm", "-rf", root], check=True)  # which knows no deepest level
+
+
+def codes(folder: Path) -> list[int]:
+    """The exit codes of all runs so far."""
+    return [int(line) for path in folder.glob("*.codes") for line in path.open()]
 
 
 def _on_terminal(given: list[str]) -> None:

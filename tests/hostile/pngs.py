@@ -270,6 +270,27 @@ def seeds() -> dict[str, bytes]:
     return found
 
 
+def readable() -> dict[str, np.ndarray]:
+    """The seeds of the network's size that must be read, and the labels that they hold."""
+    depths = {0: (1, 2, 4, 8, 16), 2: (8,), 3: (1, 2, 4, 8), 4: (8,), 6: (8,)}
+    kinds = {
+        f"{color}/{depth}{'/interlaced' * way}": ids(SIZE) & ((1 << min(depth, 8)) - 1)
+        for color, each in depths.items()
+        for depth in each
+        for way in (0, 1)
+    }
+    ignored = (
+        *("text", "compressed text", "broken text", "profile", "broken profile"),
+        *("Exif", "gamma", "private", "reserved", "many"),
+    )
+    streams = ("stored", "small window", "flushes", "one byte a chunk", "empty chunks")
+    others = [f"filter {kind}{of}" for kind in range(5) for of in ("", " of RGB")]
+    others += [f"palette: {name}" for name in ("clear", "full", "of RGB", "of grey")]
+    others += [f"{place}: {name}" for place in ("before", "after") for name in ignored]
+    others += [f"stream: {name}" for name in streams] + ["all filters, interlaced"]
+    return kinds | dict.fromkeys(others, ids(SIZE))
+
+
 def pngs() -> dict[str, bytes]:
     """The seeds that are PNG files with pixels, whatever else is wrong with them."""
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,24 +18,43 @@ from hostile.layouts import (
     video_by_ffmpeg,
     video_same_or_refused,
 )
-from hostile.pngs import ids, sound
+from hostile.pngs import SIGNATURE, ids, sound, split
 from hostile.worker import verdicts
 
 Damage = Callable[[np.random.Generator, bytearray], str]
 """Damages a file in place, and says how."""
 
 
+@cache
+def places(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the bytes of a PNG's compressed pixels, which zlib checks, and of all others.
+
+    Those are the signature, header and palette, and lengths, types and checksums of chunks.
+    """
+    packed, at = np.zeros(len(data), bool), 8
+    for kind, body in split(data):
+        packed[at + 8 : at + 8 + len(body)] = kind == b"IDAT"
+        at += 12 + len(body)
+    return np.flatnonzero(packed), np.flatnonzero(~packed)
+
+
+def somewhere(rng: np.random.Generator, data: bytes) -> int:
+    """Index of a byte: in half of the cases, of a PNG, outside its compressed pixels."""
+    if not data.startswith(SIGNATURE):
+        return int(rng.integers(len(data)))
+    return int(rng.choice(places(data)[rng.integers(2)]))
+
+
 def flip(count: int) -> Damage:
-    """So many bits anywhere; two and more, in half of the cases, near to each other."""
+    """So many bits somewhere; two and more, in half of the cases, near to each other."""
 
     def damage(rng: np.random.Generator, data: bytearray) -> str:
-        bits = len(data) * 8
-        near = int(rng.integers(bits))
+        sound, bits = bytes(data), len(data) * 8
+        near = somewhere(rng, sound) * 8 + int(rng.integers(8))
         places = {near}
         while len(places) < count:
-            places.add(
-                int(rng.integers(bits)) if rng.integers(2) else (near + rng.integers(64)) % bits
-            )
+            far = somewhere(rng, sound) * 8 + int(rng.integers(8))
+            places.add(far if rng.integers(2) else (near + int(rng.integers(64))) % bits)
         for place in places:
             data[place // 8] ^= 1 << place % 8
         return f"bits {sorted(map(int, places))}"
@@ -46,8 +65,8 @@ def flip(count: int) -> Damage:
 def swap(rng: np.random.Generator, data: bytearray) -> str:
     """Two different bytes, next to each other or anywhere."""
     while True:
-        a = int(rng.integers(len(data) - 1))
-        b = a + 1 if rng.integers(2) else int(rng.integers(len(data)))
+        a, b = (somewhere(rng, bytes(data)) for _ in range(2))
+        b = (a + 1) % len(data) if rng.integers(2) else b
         if data[a] != data[b]:
             data[a], data[b] = data[b], data[a]
             return f"bytes {a} and {b} swapped"
@@ -81,6 +100,8 @@ def test_a_decoder_without_checksums_is_noticed(campaigns: Campaigns) -> None:
     with campaigns.control("P2", "a decoder without checksums") as tally:
         for case in cases(campaigns.rng(6), 2_000, flip(1)):
             tally.case(same_or_refused(case, decode_without_checksums))
+    assert all("decodes otherwise" in wrong for wrong in tally.failures)
+    assert any(name in wrong for name in ("3/4", "3/8") for wrong in tally.failures)
 
 
 def labels_video(folder: Path, name: str, codec: str) -> bytes:
@@ -126,3 +147,4 @@ def test_a_video_that_ffmpeg_mends_is_noticed(campaigns: Campaigns, tmp_path: Pa
         made = video_cases(campaigns.rng(7), tmp_path, 60)
         for _, wrong in verdicts(subject, made, processes=1):
             tally.case(wrong)
+    assert any("decodes otherwise" in wrong for wrong in tally.failures)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ import pytest
 import tiny
 from crn_fast import layout, png
 from crn_fast.backends import native
-from crn_fast.errors import CrnError
+from crn_fast.errors import BadInput, CrnError
 from crn_fast.palette import label_set
 from hostile.campaign import Campaigns
 from hostile.layouts import (
@@ -27,7 +30,7 @@ from hostile.layouts import (
     rendered_or_refused,
 )
 from hostile.mutators import mutate
-from hostile.pngs import picture, pngs, seeds
+from hostile.pngs import SIZE, ids, picture, pngs, readable, seeds
 from hostile.worker import verdicts
 
 MEMORY = 64 << 20
@@ -44,10 +47,10 @@ def folder(tmp_path: Path) -> Path:
 
 def cases(rng: np.random.Generator, count: int) -> Iterator[Case]:
     """Every seed as it is, then mutated ones, read in all the ways."""
-    named = list(seeds().items())
-    assert len(named) >= 80
+    named, shown = list(seeds().items()), readable()
+    assert len(named) >= 80 and not shown.keys() - seeds().keys()
     for name, data in named[:count]:
-        yield Case(data, name)
+        yield Case(data, name, shows=shown.get(name))
     labels = ("camvid", "camvid", "camvid", "cityscapes", "ade20k")
     encodings = (*["auto"] * 4, "ids", "color")
     unknown = ("error", "void", "void", "nearest", "nearest")
@@ -75,6 +78,8 @@ def test_mutated_pngs(campaigns: Campaigns, folder: Path) -> None:
         tally.figures["slowest"] = f"{1e3 * max(seconds for _, seconds, _ in found):.0f} ms"
         grown = max(grown for _, _, grown in found)
         tally.figures["memory above idle"] = f"{grown / 1e6:.0f} MB"
+        mutated = sum(each == "rendered" for each, _, _ in found) - len(readable())
+        assert mutated > count // 50, f"{mutated} of {count} were rendered: too few"
         if grown > MEMORY:
             tally.case(f"memory grew by {grown / 1e6:.0f} MB")
 
@@ -84,7 +89,7 @@ def test_mutated_pngs_on_the_command_line(campaigns: Campaigns, folder: Path) ->
     count = campaigns.count(commit=40, soak=300)
     every = list(cases(campaigns.rng(2), 10 * count))
     chosen = [every[i] for i in campaigns.rng(3).permutation(len(every))[:count]]
-    made = [Case(picture(), "sound"), *chosen]
+    made = [Case(picture(), "sound", shows=ids(SIZE)), *chosen]
     with campaigns.tried("P1", "mutated PNGs on the command line") as tally:
         for _, wrong in verdicts(partial(commanded, folder), made, processes=1):
             tally.case(wrong)
@@ -105,6 +110,7 @@ def test_a_decoder_that_lets_errors_through_is_noticed(campaigns: Campaigns, fol
         subject = partial(rendered_or_refused, folder, read=read_by_pillow)
         for _, wrong in verdicts(subject, cases(campaigns.rng(1), 60), processes=1):
             tally.case(wrong)
+    assert any("UnidentifiedImageError" in wrong for wrong in tally.failures)
 
 
 def strange_files(folder: Path) -> Iterator[Path]:
@@ -130,6 +136,16 @@ def strange_files(folder: Path) -> Iterator[Path]:
         yield Path("/proc/self", pseudo)
 
 
+@contextmanager
+def piped(data: bytes) -> Iterator[Path]:
+    """A pipe by name that holds a file, as a shell's <(command) is one."""
+    end, other = os.pipe()
+    with os.fdopen(end):
+        os.write(other, data)
+        os.close(other)
+        yield Path("/dev/fd", str(end))
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_strange_files(
     campaigns: Campaigns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -138,20 +154,53 @@ def test_strange_files(
     with campaigns.tried("P1", "files that are no files") as tally:
         for path in strange_files(tmp_path):
             tally.case(refusal(path))
+        with piped(picture()) as path:
+            tally.case(refusal(path))
+
+
+LARGE = (24, 40)
+
+
+def changing(folder: Path, rng: np.random.Generator, count: int) -> Iterator[Changing]:
+    """Files that are cut, replaced or grow between two reads."""
+    path, sound, other = folder / "changing.png", picture(LARGE), picture(LARGE, color=2)
+    for _ in range(count):
+        path.write_bytes(sound)
+        with Changing(path, other, rng) as stream:
+            yield stream
 
 
 @pytest.mark.skipif(os.name == "nt", reason="an open file cannot be changed there")
 def test_files_that_change_while_they_are_read(campaigns: Campaigns, tmp_path: Path) -> None:
-    """Between any two reads, a file is cut, replaced or grows."""
-    sound, other = picture((24, 40)), picture((24, 40), color=2)
-    count = campaigns.count(commit=100, soak=3_000)
-    rng = campaigns.rng(4)
-    path = tmp_path / "changing.png"
+    found = {"read": 0, "refused": 0}
     with campaigns.tried("P1", "files that change while they are read") as tally:
-        for _ in range(count):
-            path.write_bytes(sound)
-            with Changing(path, other, rng) as stream:
-                tally.case(refusal(stream, readable=True))
+        count = campaigns.count(commit=100, soak=3_000)
+        for stream in changing(tmp_path, campaigns.rng(4), count):
+            tally.case(refusal(stream, shows=ids(LARGE), found=found))
+        tally.figures |= {became: f"{times:,}" for became, times in found.items()}
+    assert min(found.values()) > count // 20, found
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be changed there")
+def test_a_reader_that_fills_in_is_noticed(campaigns: Campaigns, tmp_path: Path) -> None:
+    with campaigns.control("P1", "what a changed file lacks is filled in") as tally:
+        for stream in changing(tmp_path, campaigns.rng(4), 100):
+            tally.case(refusal(stream, read_what_is_left, shows=ids(LARGE)))
+    assert all("other labels" in wrong for wrong in tally.failures)
+
+
+def read_what_is_left(source: Any, labels: Any) -> Any:
+    """A planted defect: Pillow, told to go on without what is missing."""
+    from PIL import Image, ImageFile
+
+    data = b"".join(iter(lambda: source.read(1 << 16), b""))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+        try:
+            with Image.open(BytesIO(data)) as picture:
+                return layout.from_array(np.asarray(picture), labels)
+        except Exception as error:
+            raise BadInput(f"{source.name}: {error}") from None
 
 
 class Changing:
@@ -185,22 +234,38 @@ class Changing:
         return self._stream.read(min(size, int(self._rng.integers(1, 200))))
 
 
-def refusal(source: object, readable: bool = False) -> str | None:
-    """None if a layout is refused in one line, or is `readable`; else what happened."""
+def refusal(
+    source: Any,
+    read: Callable[..., Any] = layout.read,
+    shows: np.ndarray | None = None,
+    found: dict[str, int] | None = None,
+) -> str | None:
+    """None if a layout is refused in one line, or read as what it `shows`; else what happened.
+
+    `found` counts which of them it was.
+    """
+    found = {"read": 0, "refused": 0} if found is None else found
     try:
-        layout.read(source, label_set("camvid"))  # type: ignore[arg-type]
+        labels = read(source, label_set("camvid"))
     except CrnError as error:
+        found["refused"] += 1
         return None if str(error).isprintable() and error.exit_code in (3, 5) else repr(error)
     except Exception as error:
         return f"{source}: {error!r}"
-    return None if readable else f"{source}: is taken for a layout"
+    found["read"] += 1
+    if shows is None:
+        return f"{source}: is taken for a layout"
+    return None if np.array_equal(labels.array, shows) else f"{source}: is read as other labels"
 
 
-def test_a_reader_that_takes_devices_is_noticed(
-    campaigns: Campaigns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_reader_that_takes_pipes_is_noticed(
+    campaigns: Campaigns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(png, "require_file", lambda *_: None)
-    with campaigns.control("P1", "a reader that opens whatever it is given") as tally:
-        for path in ("/dev/null", "/dev/full", "nothing.png", "\0"):
-            tally.case(refusal(path))
+    with (
+        campaigns.control("P1", "a reader that opens whatever it is given") as tally,
+        piped(picture()) as path,
+    ):
+        tally.case(refusal(path))
+    assert "is taken for a layout" in tally.failures[0]

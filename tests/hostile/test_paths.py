@@ -21,7 +21,7 @@ from crn_fast.errors import CrnError
 from crn_fast.rendering import tree
 from hostile.campaign import Campaigns
 from hostile.names import STEMS, evil_ids, write_layout
-from hostile.paths import stays_inside
+from hostile.paths import codes, stays_inside
 from hostile.worker import verdicts
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="names and links are those of Unix")
@@ -35,15 +35,21 @@ def test_rendering(campaigns: Campaigns, tmp_path: Path) -> None:
     with campaigns.tried("P18", "runs of crn-fast render among evil names and links") as tally:
         for _, wrong in verdicts(partial(stays_inside, tmp_path), seeds, seconds=30):
             tally.case(wrong)
+        found = codes(tmp_path)
+        tally.figures["ended with 0"] = f"{found.count(0):,}"
+        assert found.count(0) > count // 5, f"exit codes {found}: too few are 0"
 
 
 @renders
 @pytest.mark.parametrize(
-    ("defect", "told"),
-    [("links", "links are followed"), ("escapes", "names are printed as they are")],
+    ("defect", "told", "words"),
+    [
+        ("links", "links are followed", (": changed [", ": wrote [")),
+        ("escapes", "names are printed as they are", (": printed [",)),
+    ],
 )
 def test_a_planted_defect_is_noticed(
-    campaigns: Campaigns, tmp_path: Path, defect: str, told: str
+    campaigns: Campaigns, tmp_path: Path, defect: str, told: str, words: tuple[str, ...]
 ) -> None:
     count = campaigns.count(commit=25, soak=150)
     seeds = campaigns.rng(9).integers(0, 1 << 31, count).tolist()
@@ -51,11 +57,13 @@ def test_a_planted_defect_is_noticed(
         subject = partial(stays_inside, tmp_path, defect=defect)
         for _, wrong in verdicts(subject, seeds, seconds=30):
             tally.case(wrong)
+    own = [any(word in wrong for word in words) for wrong in tally.failures]
+    assert any(own), tally.failures
 
 
 def test_ids_of_samples(campaigns: Campaigns, tmp_path: Path) -> None:
     """What a stranger's Parquet file or tar calls its layouts."""
-    outside = tmp_path / "outside"
+    outside, written = tmp_path / "outside", 0
     with campaigns.tried("P18", "ids in Parquet files and tars") as tally:
         for name in evil_ids():
             out = tmp_path / "out"
@@ -63,8 +71,11 @@ def test_ids_of_samples(campaigns: Campaigns, tmp_path: Path) -> None:
             outside.mkdir()
             os.symlink(outside, out / "linked")
             tally.case(put(out, name) or escaped(tmp_path, name))
+            written += len(list(out.rglob("*.png"))) == 2
             shutil.rmtree(out)
             shutil.rmtree(outside)
+        tally.figures["written"] = f"{written}"
+    assert written > tally.cases // 2
 
 
 def put(out: Path, name: str) -> str | None:
@@ -81,8 +92,8 @@ def put(out: Path, name: str) -> str | None:
 def escaped(folder: Path, name: str) -> str | None:
     """What is in the folder now, but should not be."""
     wrong = [p.name for p in folder.iterdir() if p.name not in ("out", "outside")]
-    wrong += [p.name for p in (folder / "outside").iterdir()]
-    wrong += [p.name for p in (folder / "out" / STAGING).iterdir()]
+    wrong += sorted(p.name for p in (folder / "outside").iterdir())
+    wrong += sorted(p.name for p in (folder / "out" / STAGING).iterdir())
     return f"{name!r}: wrote {wrong}" if wrong else None
 
 
@@ -104,33 +115,48 @@ def test_ids_that_are_believed_are_noticed(
             tally.case(put(out, name) or escaped(tmp_path, name))
             shutil.rmtree(out)
             shutil.rmtree(tmp_path / "outside")
+    assert tally.failures == ["'linked/x': wrote ['x_0.png', 'x_1.png']"]
 
 
-def test_scenes_of_a_comparison(campaigns: Campaigns, tmp_path: Path) -> None:
-    """Every name of a picture comes back from the file of answers as it was."""
+def lost(folder: Path, stem: str) -> str | None:
+    """None if the answer to a picture of that name is found again in the file of answers."""
     from crn_fast.compare import trials
     from crn_fast.compare.server import Experiment
 
+    folders = folder / "a", folder / "b"
+    for each in folders:
+        write_layout(each / f"{stem}.png")
+    if not any(folders[0].iterdir()):
+        return None  # too long for this file system
+    found = trials.scenes(dict(zip("ab", folders, strict=True)))  # type: ignore[arg-type]
+
+    def plan(rater: str) -> list[trials.Trial]:
+        return trials.plan(found, [("a", "b")], [None], 2, 0, rater)
+
+    try:
+        Experiment(plan, folder / "answers.csv").answer("me", 0, "left", 0, 1)
+        left = Experiment(plan, folder / "answers.csv").left("me")
+    except Exception as error:
+        return f"{stem!r}: {error!r}"
+    return None if len(left) == 1 else f"{stem!r}: the answer was lost"
+
+
+def test_scenes_of_a_comparison(campaigns: Campaigns, tmp_path: Path) -> None:
     with campaigns.tried("P18", "scenes of crn-fast compare by evil names") as tally:
         for number, stem in enumerate(STEMS):
-            folders = tmp_path / f"a{number}", tmp_path / f"b{number}"
-            for folder in folders:
-                write_layout(folder / f"{stem}.png")
-            if not any(folders[0].iterdir()):
-                continue  # too long for this file system
-            found = trials.scenes(dict(zip("ab", folders, strict=True)))  # type: ignore[arg-type]
-            answers = tmp_path / f"{number}.csv"
+            tally.case(lost(tmp_path / f"{number}", stem))
 
-            def plan(rater: str, found: list[trials.Scene] = found) -> list[trials.Trial]:
-                return trials.plan(found, [("a", "b")], [None], 2, 0, rater)
 
-            try:
-                Experiment(plan, answers).answer("me", 0, "left", 0, 1)
-                left = Experiment(plan, answers).left("me")
-            except Exception as error:
-                tally.case(f"{stem!r}: {error!r}")
-            else:
-                tally.case(None if len(left) == 1 else f"{stem!r}: the answer was lost")
+def test_scenes_that_are_written_as_they_are_named_are_noticed(
+    campaigns: Campaigns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crn_fast.compare import trials
+
+    monkeypatch.setattr(trials, "one_line", str)
+    with campaigns.control("P18", "scenes by names as they are") as tally:
+        for number, stem in enumerate(STEMS):
+            tally.case(lost(tmp_path / f"{number}", stem))
+    assert any("holds answers to other pairs" in wrong for wrong in tally.failures)
 
 
 PATHS = ("/etc/passwd", "../../x.png", "file:///etc/passwd", "C:\\x", "\\\\host\\x", "~/x", "a\0b")

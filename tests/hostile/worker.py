@@ -110,7 +110,7 @@ def _serve(connection: Connection, subject: Subject, memory: int | None) -> None
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    # What it does may start processes of its own, which multiprocessing forbids to a daemon. For its
+    # What it does may start processes, which multiprocessing forbids to a daemon. For its
     # parent it stays one, whose end does not wait for it.
     multiprocessing.process.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     connection.send("ready")
