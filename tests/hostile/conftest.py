@@ -6,6 +6,7 @@ docs/reliability.jsonl and the page made of it.
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +21,8 @@ FOUND = pytest.StashKey[Campaigns]()
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--record") and not config.getoption("--soak"):
         raise pytest.UsageError("--record is for the long run: add --soak")
+    # A shell starts what it runs in the background with Ctrl-C ignored, which children inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[FOUND] = Campaigns(config.getoption("--soak"), config.getoption("--seed"))
 
 

@@ -7,7 +7,9 @@ the driver is replaced by what remembers that it was asked to.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +23,10 @@ Payload = tuple[dict[str, np.ndarray], dict[str, str]]
 
 @cache
 def CODE() -> dict[str, Payload]:  # noqa: N802
-    """A sound engine of each backend that is code: tensors and metadata, not signed."""
+    """A sound engine of each backend that is code: tensors and metadata, not signed.
+
+    The code is as long as what describes it, so that their bytes can be swapped.
+    """
     import tiny
     from crn_fast.backends import fused, trt
     from crn_fast.fused.program import CUBIN, Kernel, Launch, Program, Programs, Region
@@ -30,15 +35,17 @@ def CODE() -> dict[str, Payload]:  # noqa: N802
 
     rng, made = np.random.default_rng(0), tiny.make_checkpoint()
     about = About("tensorrt_rtx", "1.7.1.116", "sm_80 and later", "fp16", (1, 1))
-    plan = {"plan": rng.integers(0, 256, 700, np.uint8), "about": _row(about.to_bytes())}
+    described = _row(about.to_bytes())
+    plan = {"plan": rng.integers(0, 256, described.size, np.uint8), "about": described}
     launch = Launch(0, (1, 1, 1), (Region("arena", 0, 16), Region("weight.w", 0, 64)))
     programs = Programs(
         (Kernel(0, "kernel", 4, 0, ("ptr", "ptr")),), (Program(1, False, 256, (launch,)),)
     )
+    program = programs.to_bytes()
     cubins = {
         "about": _row(fused.About("fp16", "3.6.0", ("sm_90",), 1, {}).to_bytes()),
-        "sm_90.program": _row(programs.to_bytes()),
-        "sm_90.cubin.0": _row(CUBIN + rng.bytes(600)),
+        "sm_90.program": _row(program),
+        "sm_90.cubin.0": _row(CUBIN + rng.bytes(len(program) - len(CUBIN))),
         "weight.w": rng.normal(size=16).astype(np.float32),
     }
     found: dict[str, Payload] = {}
@@ -221,7 +228,13 @@ FORGED = {
 VALUES = (np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 1e-45, -0.0, 1e30)
 
 
-def survived(seed: int) -> str | None:
+class Weights(NamedTuple):
+    seed: int
+    fragile: bool = False
+    """Whether they are rendered with the planted defect: the control."""
+
+
+def survived(weights: Weights) -> str | None:
     """What was wrong with how a downloaded engine or checkpoint, its hashes right, was rendered.
 
     It may be refused, or make any picture; the process must live.
@@ -231,10 +244,12 @@ def survived(seed: int) -> str | None:
     from crn_fast.errors import CrnError
     from hostile import readers
 
+    seed = weights.seed
     rng = np.random.default_rng(seed)
     path, spec = _malicious(rng, readers.scratch())
+    fragile = _fragile() if weights.fragile else nullcontext()
     try:
-        with Engine.open(path, threads=1 + seed % 3) as engine:
+        with fragile, Engine.open(path, threads=1 + seed % 3) as engine:
             if engine.spec.size[0] > 64:
                 return None
             labels = rng.integers(0, engine.spec.classes, (1, *engine.spec.size), dtype=np.uint8)
@@ -243,6 +258,20 @@ def survived(seed: int) -> str | None:
         return None if "\n" not in str(error) else f"{seed}: said {error}"
     right = found.dtype == np.uint8 and found.shape == (1, spec.images, *spec.size, 3)
     return None if right or spec != tiny.SPEC else f"{seed}: gave {found.dtype} {found.shape}"
+
+
+def _fragile() -> Any:
+    """A planted defect: weights that are not finite end the process."""
+    from crn_fast.backends import native
+
+    right = native.load
+
+    def load(spec: Any, packed: Mapping[str, np.ndarray], *rest: Any) -> Any:
+        if not all(np.isfinite(tensor).all() for tensor in packed.values()):
+            os.abort()
+        return right(spec, packed, *rest)
+
+    return mock.patch.object(native, "load", load)
 
 
 def _malicious(rng: np.random.Generator, folder: Path) -> tuple[Path, Any]:

@@ -22,33 +22,46 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 import tiny
 from crn_fast import checkpoint, layout
+from crn_fast import engine as engine_module
 from crn_fast.engine import Engine
 from crn_fast.errors import ResourceError
 from crn_fast.palette import label_set
 from crn_fast.serve import worker
 from crn_fast.spec import CascadeSpec
+from hostile import scratch
 from hostile.command_line import run
 
 SPEC = CascadeSpec(widths=(16,) * 6, base=(4, 8), classes=12)
 """Pictures of 128x256: 4 MB of features a layout."""
 LAYOUTS, BATCH = 6, 6
 BACKENDS, WAYS = ("native", "eager"), ("render", "stream", "worker", "command")
+COUNTED = ("render", "worker")
+"""Ways of which it is known how many layouts are rendered at a time."""
+NARROWER = tuple(megabytes << 20 for megabytes in (22, 18, 15, 12, 9, 6))
+AT_ONCE = "all layouts at once, in any room"
 SECONDS = 60.0
-DEFECTS = {"zeros": "zeros for pictures", "dropped": "an error that names no sizes"}
+DEFECTS = {
+    "zeros": ("zeros for pictures", "other pixels, and no word"),
+    "dropped": ("an error that names no sizes", "exit 5 without sizes"),
+    "whole": ("no smaller batches", "though there is room for some layouts"),
+}
+"""What is planted -> in words, and the words of the verdict that notices it."""
 
 
 @dataclass(frozen=True)
 class Case:
     backend: str
     way: str
-    room: int
-    """Bytes of address space above what the process has."""
+    room: int | None
+    """Bytes of address space above what the process has; None for the first of `NARROWER` that is
+    too few for all layouts at once: native must render them a few at a time. PyTorch keeps what it
+    took, so that after the first try eager may have no room for one."""
     threads: int = 2
     defect: str | None = None
     """Of `DEFECTS`, planted."""
@@ -68,7 +81,7 @@ def scene() -> Scene:
     # One arena: each has tens of megabytes that the limit counts before they are used.
     most_arenas = -8
     ctypes.CDLL(None).mallopt(most_arenas, 1)
-    folder = Path(tempfile.mkdtemp(prefix="crn-fast-starved-"))
+    folder = scratch.folder()
     checkpoint.save(folder / "net.safetensors", tiny.calm_checkpoint(SPEC))
     labels = tiny.labels_array(LAYOUTS, SPEC)
     (folder / "layouts").mkdir()
@@ -90,24 +103,34 @@ def command(backend: str, out: Path, threads: int) -> list[str]:
 
 def starved(case: Case) -> str | None:
     """None when the pictures are right, or refused with what was needed and is free."""
+    rooms = NARROWER if case.room is None else (case.room,)
+    # What all layouts take at once differs with the backend, the way and the machine.
+    return next((v for room in rooms if (v := _starved(case, room)) != AT_ONCE), AT_ONCE)
+
+
+def _starved(case: Case, room: int) -> str | None:
     here = scene()
     out = Path(tempfile.mkdtemp(dir=here.folder))
     try:
         with _shared(here.engines[case.backend]) as shared:
-            code, said = forked(lambda: _work(case, here, out, shared), case.room)
-        wrong = _judge(code, said, here.expected[case.backend])
+            code, said = forked(lambda: _work(case, here, out, shared), room)
+        wrong = _judge(case, code, said, here.expected[case.backend])
         return wrong or _judge_files(out, here.folder / case.backend, code)
     finally:
         shutil.rmtree(out, ignore_errors=True)
 
 
-def _judge(code: int, said: str, expected: np.ndarray) -> str | None:
+def _judge(case: Case, code: int, said: str, expected: np.ndarray) -> str | None:
     if code == 5:
-        return None if "needed" in said and "free" in said else f"exit 5 without sizes: {said}"
+        if "needed" not in said or "free" not in said:
+            return f"exit 5 without sizes: {said}"
+        return None if case.room is not None else f"refused, {DEFECTS['whole'][1]}: {said}"
     if code:
         return f"exit {code}: {said}"
-    digest = hashlib.sha256(expected.tobytes()).hexdigest()
-    return None if said in ("", digest) else "other pixels, and no word"
+    digest, _, turns = said.partition(" ")
+    if digest not in ("", hashlib.sha256(expected.tobytes()).hexdigest()):
+        return "other pixels, and no word"
+    return AT_ONCE if case.room is None and int(turns) == 1 else None
 
 
 def _judge_files(out: Path, right: Path, code: int) -> str | None:
@@ -123,13 +146,15 @@ def _judge_files(out: Path, right: Path, code: int) -> str | None:
 
 
 def _work(case: Case, here: Scene, out: Path, shared: SharedMemory) -> tuple[int, str]:
-    """In the fork: the exit code, and the message or the digest of the pictures."""
+    """In the fork: the exit code, and the message or the pictures' digest and how many turns."""
     engine = here.engines[case.backend]
     renderer: Any = engine._renderer
     if case.backend == "native":
         renderer.ops.threads = case.threads
-    if case.defect:
-        engine._renderer = _defective(renderer, case.defect)
+    if case.defect == "whole":
+        cast(Any, engine_module).in_parts = lambda render, labels: render(labels)
+    if case.defect or case.way in COUNTED:
+        engine._renderer = _Counted(renderer, case.defect)
     if case.way == "command":
         from unittest import mock
 
@@ -141,7 +166,8 @@ def _work(case: Case, here: Scene, out: Path, shared: SharedMemory) -> tuple[int
         found = _pictures(case.way, engine, here.labels, shared)
     except ResourceError as error:
         return 5, str(error)
-    return 0, hashlib.sha256(found.tobytes()).hexdigest()
+    turns = getattr(engine._renderer, "turns", 0)
+    return 0, f"{hashlib.sha256(found.tobytes()).hexdigest()} {turns}"
 
 
 def _pictures(way: str, engine: Engine, labels: np.ndarray, shared: SharedMemory) -> np.ndarray:
@@ -171,23 +197,24 @@ def _shared(engine: Engine) -> Iterator[SharedMemory]:
         memory.unlink()
 
 
-def _defective(renderer: Any, defect: str) -> Any:
-    """A renderer that makes light of having no memory."""
+class _Counted:
+    """A renderer whose turns are counted; with a defect it makes light of having no memory."""
 
-    class Defective:
-        device, precision = renderer.device, renderer.precision
+    def __init__(self, renderer: Any, defect: str | None) -> None:
+        self.renderer, self.defect, self.turns = renderer, defect, 0
+        self.device, self.precision = renderer.device, renderer.precision
 
-        def __call__(self, labels: np.ndarray) -> np.ndarray:
-            if defect == "dropped":
-                raise ResourceError("no memory")
-            try:
-                found: np.ndarray = renderer(labels)
-                return found
-            except ResourceError:
-                pass
-            return np.zeros((len(labels), SPEC.images, *SPEC.size, 3), np.uint8)
-
-    return Defective()
+    def __call__(self, labels: np.ndarray) -> np.ndarray:
+        if self.defect == "dropped":
+            raise ResourceError("no memory")
+        try:
+            found: np.ndarray = self.renderer(labels)
+        except ResourceError:
+            if self.defect != "zeros":
+                raise
+            found = np.zeros((len(labels), SPEC.images, *SPEC.size, 3), np.uint8)
+        self.turns += 1
+        return found
 
 
 def forked(work: Callable[[], tuple[int, str]], room: int) -> tuple[int, str]:

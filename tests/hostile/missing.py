@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from crn_fast.engine import build_engine
 from crn_fast.errors import CrnError
 from crn_fast.palette import label_set
 from crn_fast.serve.worker import Opener
+from hostile import scratch
 from hostile.command_line import Ran, run
 
 COMMANDS = ("render", "folder", "build-engine", "bench", "serve", "eval")
@@ -74,7 +74,7 @@ def cases() -> list[Case]:
 
 @functools.cache
 def scene() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="crn-fast-missing-"))
+    folder = scratch.folder()
     path = folder / "net.safetensors"
     checkpoint.save(path, tiny.make_checkpoint())
     for backend in ENGINES:
@@ -83,6 +83,11 @@ def scene() -> Path:
     for i, ids in enumerate(tiny.labels_array(2)):
         layout.write(layout.from_array(ids, label_set("camvid")), folder / f"layouts/{i}.png")
     return folder
+
+
+def answered(case: Case | Auto) -> str | None:
+    """What is wrong with the answer."""
+    return asked_for(case) if isinstance(case, Case) else taken_by_auto(case)
 
 
 def asked_for(case: Case) -> str | None:
@@ -107,14 +112,24 @@ def _products(folder: Path) -> set[Path]:
     return {*folder.rglob("*.png*"), *folder.rglob("*.crn*")}
 
 
-def taken_by_auto(case: tuple[tuple[str, ...], str | None]) -> str | None:
-    """None if 'auto' does what it should; `case`: what is missing, and what it takes then.
+@dataclass(frozen=True)
+class Auto:
+    missing: tuple[str, ...]
+    expected: str | None
+    """What it takes then."""
+    eager_first: bool = False
+    """The planted defect."""
 
-    It says so; where it can take none the command ends with code 8.
-    """
-    (missing, expected), folder = case, scene()
+
+def taken_by_auto(case: Auto) -> str | None:
+    """None if 'auto' takes what it should and says so, or else ends with code 8."""
+    folder, expected = scene(), case.expected
     with ExitStack() as stack:
-        for piece in missing:
+        if case.eager_first:
+            right = backends.choose
+            first = lambda name="auto", **how: right("eager", **how)  # noqa: E731
+            stack.enter_context(mock.patch.object(backends, "choose", first))
+        for piece in case.missing:
             stack.enter_context(without(piece))
         ran = _run(Case("auto", "", "render"), folder)
     (folder / "out.png").unlink(missing_ok=True)

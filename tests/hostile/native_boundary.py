@@ -150,8 +150,9 @@ def spoiled(array: np.ndarray, rng: np.random.Generator) -> Any:
 def mutate(name: str, args: Args, rng: np.random.Generator) -> None:
     value = args[name]
     if isinstance(value, np.ndarray):
-        arrays = [other for other in args.values() if isinstance(other, np.ndarray)]
-        if name == "out" and rng.integers(0, 2):  # over an input
+        # Those that only pretend to be large would be, as copies.
+        arrays = [a for a in args.values() if isinstance(a, np.ndarray) and a.nbytes < 1 << 24]
+        if name == "out" and arrays and rng.integers(0, 2):  # over an input
             args["out"] = arrays[int(rng.integers(0, len(arrays)))].ravel()
         else:
             args[name] = spoiled(value, rng)

@@ -8,7 +8,9 @@ import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,12 +34,15 @@ from hostile.campaign import Campaigns, Tally
 from hostile.ways import (
     SPEC,
     THREADS,
-    Defect,
+    Brighter,
+    Defective,
+    PlaceInBatch,
     Scene,
+    SharedSum,
+    StaleMemory,
     Way,
-    marked_by_place,
+    plant,
     sha256,
-    split_by_threads,
     ways,
 )
 
@@ -48,25 +53,18 @@ EAGER_THREADS = 2
 """PyTorch rounds convolutions otherwise on other numbers of threads, so eager's are fixed here."""
 
 
-def each(
-    scene: Scene,
-    chosen: Iterable[Way],
-    tally: Tally,
-    defect: Defect | None = None,
-    alone: Way = ALONE,
-) -> None:
+def each(scene: Scene, chosen: Iterable[Way], tally: Tally, alone: Way = ALONE) -> None:
     """Count each way as a case, which is wrong where its picture is not that of `alone`."""
     expected = sha256(scene.picture(alone))
     for way in chosen:
-        picture = scene.picture(way)
-        found = sha256(defect(picture, way) if defect else picture)
-        tally.case(None if found == expected else f"another picture: {way}")
+        same = sha256(scene.picture(way)) == expected
+        tally.case(None if same else f"another picture: {way}")
     tally.figures["SHA-256"] = expected[:8]
 
 
 def test_native_renders_the_same_in_every_way(campaigns: Campaigns, tmp_path: Path) -> None:
     count = campaigns.count(commit=66, soak=1_000)
-    scene = Scene(tmp_path, "native")
+    scene = Scene(tmp_path, "native", unrounded=True)
     with campaigns.tried("P19", "native: threads, batch, place, route, form, memory") as tally:
         each(scene, ways(campaigns.rng(191), count), tally)
 
@@ -74,15 +72,16 @@ def test_native_renders_the_same_in_every_way(campaigns: Campaigns, tmp_path: Pa
 @pytest.mark.parametrize(
     ("name", "defect"),
     [
-        ("one bit is of a sum that the threads share", split_by_threads),
-        ("one bit is of the place in the batch", marked_by_place),
+        ("a byte is of a sum that the threads share", SharedSum),
+        ("a byte is of the place in the batch", PlaceInBatch),
+        ("a byte is of what was in memory", StaleMemory),
     ],
 )
 def test_one_bit_is_noticed(
-    name: str, defect: Defect, campaigns: Campaigns, tmp_path: Path
+    name: str, defect: type[Defective], campaigns: Campaigns, tmp_path: Path
 ) -> None:
     with campaigns.control("P19", f"a renderer of which {name}") as tally:
-        each(Scene(tmp_path, "native"), ways(campaigns.rng(192), 55), tally, defect)
+        each(Scene(tmp_path, "native", defect, unrounded=True), ways(campaigns.rng(192), 55), tally)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -93,21 +92,34 @@ def test_eager_renders_the_same_on_as_many_threads(
         pytest.skip("slow while other tests run: with --soak")
     torch = pytest.importorskip("torch")
     before, count = torch.get_num_threads(), campaigns.count(commit=11, soak=55)
-    scene = Scene(tmp_path, "eager")
     alone = replace(ALONE, threads=threads)
     try:
+        scene = Scene(tmp_path, "eager")
         with campaigns.tried("P19", f"eager on {threads} threads: all but threads") as tally:
-            each(scene, ways(campaigns.rng(193), count, (threads,)), tally, alone=alone)
+            each(scene, ways(campaigns.rng(193), count, (threads,)), tally, alone)
+        scene.defect = PlaceInBatch
+        scene.kept.cache_clear()
+        with campaigns.control("P19", f"eager on {threads} threads: a byte of the place") as tally:
+            each(scene, ways(campaigns.rng(193), 5, (threads,)), tally, alone)
     finally:
         torch.set_num_threads(before)
 
 
-def once(model: Path, layout: Path, backend: str, threads: int, **environment: str) -> str:
-    """The hash that a process of its own prints, or how it ended."""
-    command = [sys.executable, str(ONCE), str(model), backend, str(threads), str(layout)]
+def once(
+    scene: Scene, model: Path, threads: int, environment: dict[str, str], defect: str = ""
+) -> str | None:
+    """What is wrong with the hash that a process of its own prints, or with how it ended."""
+    layout = model.with_name("layout.npy")
+    np.save(layout, scene.layout)
+    command = [sys.executable, str(ONCE), str(model), scene.backend, str(threads), str(layout)]
     env = {**os.environ, "PYTHONSAFEPATH": "1", **environment}
-    ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, cwd=os.sep)
-    return ran.stdout.strip() or ran.stderr[-300:]
+    ran = subprocess.run(
+        [*command, defect], env=env, capture_output=True, text=True, timeout=120, cwd=os.sep
+    )
+    if ran.returncode:
+        return f"exit {ran.returncode}: {ran.stderr[-300:]}"
+    same = ran.stdout.strip() == sha256(scene.picture(ALONE))
+    return None if same else f"another picture with {environment}, {threads} threads"
 
 
 @pytest.mark.parametrize("backend", ["native", "eager"])
@@ -117,9 +129,7 @@ def test_processes_render_the_same(backend: str, campaigns: Campaigns, tmp_path:
         pytest.skip("starting PyTorch takes seconds: with --soak")
     pytest.importorskip("torch") if backend == "eager" else None
     scene, rng = Scene(tmp_path, backend), campaigns.rng(194)
-    np.save(tmp_path / "layout.npy", scene.layout)
     with campaigns.tried("P19", f"{backend}: a process each, hash seeds, poisoned malloc") as tally:
-        expected = sha256(scene.picture(ALONE))
         for i in range(count):
             environment = {
                 "PYTHONHASHSEED": str(rng.integers(0, 2**32)),
@@ -128,8 +138,9 @@ def test_processes_render_the_same(backend: str, campaigns: Campaigns, tmp_path:
             }
             threads = int(rng.integers(1, 17)) if backend == "native" else EAGER_THREADS
             model = (scene.engine, scene.checkpoint)[i % 2]
-            found = once(model, tmp_path / "layout.npy", backend, threads, **environment)
-            tally.case(None if found == expected else f"{found} with {environment}, {threads}")
+            tally.case(once(scene, model, threads, environment))
+    with campaigns.control("P19", f"{backend}: a byte is of the process", "another pict") as tally:
+        tally.case(once(scene, scene.engine, EAGER_THREADS, {"PYTHONHASHSEED": "1"}, "HashSeed"))
 
 
 def doors(scene: Scene, folder: Path) -> Iterable[tuple[str, np.ndarray]]:
@@ -154,21 +165,39 @@ def doors(scene: Scene, folder: Path) -> Iterable[tuple[str, np.ndarray]]:
         yield "server", pictures[0]
 
 
-def test_every_door_gives_the_same_picture(campaigns: Campaigns, tmp_path: Path) -> None:
+def same_by(found: Iterable[tuple[str, np.ndarray]], expected: np.ndarray, tally: Tally) -> None:
+    for name, picture in found:
+        same = sha256(picture) == sha256(expected)
+        tally.case(None if same else f"{name}: another picture")
+
+
+def test_every_door_gives_the_same_picture(
+    campaigns: Campaigns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scene = Scene(tmp_path, "native")
     expected = scene.picture(ALONE)[0]
     with campaigns.tried("P19", "command line, folder and server beside the library") as tally:
-        for name, picture in doors(scene, tmp_path):
-            same = sha256(picture) == sha256(expected)
-            tally.case(None if same else f"{name}: another picture")
+        same_by(doors(scene, tmp_path), expected, tally)
     assert tally.cases >= 3
+    opened = Engine.open
+
+    def planted(*args: Any, **named: Any) -> Engine:
+        engine = opened(*args, **named)
+        plant(engine, Defective)
+        return engine
+
+    monkeypatch.setattr(Engine, "open", planted)
+    (tmp_path / "again").mkdir()
+    with campaigns.control("P19", "other engines on the command line") as tally:
+        same_by(islice(doors(scene, tmp_path / "again"), 3), expected, tally)
+    assert len(tally.failures) == tally.cases == 3
 
 
 def test_instruction_sets_and_tiles(
     campaigns: Campaigns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each has one hash; between them float32 rounds otherwise, by a level at most."""
-    hashes: dict[str, int] = {}
+    hashes: set[str] = set()
     pictures = []
     with campaigns.tried("P19", "each instruction set and tile: one hash") as tally:
         for isa in cpu.instruction_sets():
@@ -177,15 +206,28 @@ def test_instruction_sets_and_tiles(
                 monkeypatch.setenv(native.TILE_VARIABLE, str(tile))
                 folder = tmp_path / f"{isa}-{tile}"
                 folder.mkdir()
-                scene = Scene(folder, "native")
+                scene = Scene(folder, "native", unrounded=True)
                 each(scene, ways(campaigns.rng(195), campaigns.count(2, 55)), tally)
-                pictures.append(scene.picture(ALONE))
-                hashes[sha256(pictures[-1])] = 1
-        levels = max(int(np.abs(p.astype(int) - pictures[0]).max()) for p in pictures)
-        del tally.figures["SHA-256"]
+                hashes.add(tally.figures.pop("SHA-256"))
+                scene.unrounded = False
+                pictures.append(scene.picture(replace(ALONE, route="opened again")))
+                tally.case(too_far(pictures))
         tally.figures["hashes"] = f"{len(hashes)} of {len(pictures)} choices"
-        tally.figures["levels apart"] = str(levels)
-    assert levels <= TOLERANCES["fp32"].levels
+        tally.figures["levels apart"] = str(apart(pictures))
+    scene.defect = Brighter
+    defect = "an instruction set whose values are two levels off"
+    with campaigns.control("P19", defect, "levels apart") as tally:
+        tally.case(too_far([pictures[0], scene.picture(replace(ALONE, route="opened again"))]))
+
+
+def apart(pictures: list[np.ndarray]) -> int:
+    """Levels between the first and the others, at most."""
+    return max(int(np.abs(p.astype(int) - pictures[0]).max()) for p in pictures)
+
+
+def too_far(pictures: list[np.ndarray]) -> str | None:
+    levels = apart(pictures)
+    return f"{levels} levels apart" if levels > TOLERANCES["fp32"].levels else None
 
 
 @pytest.mark.parametrize("backend", ["native", "eager"])
@@ -231,15 +273,24 @@ def test_backends_agree(campaigns: Campaigns, tmp_path: Path) -> None:
                 tally.figures[f"{name}, hashes of eager on {THREADS} threads"] = str(len(hashes))
                 others += emulated(made, torch.from_numpy(layout))
             for backend, precision, found in others:
-                where = f"{name}, {backend} {precision}"
-                allowed = "fp32" if precision == "fp32" else "fp16"  # bf16 as well
-                try:
-                    levels, psnr = compare(where, *flat(found, expected), allowed, "native")
-                except CheckFailed as error:
-                    tally.case(str(error))
-                    continue
-                tally.case()
-                tally.figures[where] = f"{levels} levels, {psnr:.1f} dB"
+                agrees(f"{name}, {backend} {precision}", precision, found, expected, tally)
+    defect = "a backend whose values are two levels off"
+    with campaigns.control("P19", defect, "levels apart") as tally:
+        wrong = Brighter(lambda labels: expected)(layout)
+        agrees("defective", "fp32", wrong, expected, tally)
+
+
+def agrees(
+    where: str, precision: str, found: np.ndarray, expected: np.ndarray, tally: Tally
+) -> None:
+    allowed = "fp32" if precision == "fp32" else "fp16"  # bf16 as well
+    try:
+        levels, psnr = compare(where, *flat(found, expected), allowed, "native")
+    except CheckFailed as error:
+        tally.case(str(error))
+        return
+    tally.case()
+    tally.figures[where] = f"{levels} levels, {psnr:.1f} dB"
 
 
 def flat(*batches: np.ndarray) -> list[np.ndarray]:

@@ -19,7 +19,7 @@ from crn_fast.backends import trt
 from crn_fast.engine import Engine
 from crn_fast.errors import BadInput, CrnError, ResourceError
 from hostile.campaign import Campaigns
-from hostile.engines import CODE, FORGED, Attack, kept_out, survived
+from hostile.engines import CODE, FORGED, Attack, Weights, kept_out, survived
 from hostile.readers import KINDS
 from hostile.worker import verdicts
 
@@ -52,10 +52,18 @@ def test_no_foreign_code_reaches_a_driver(campaigns: Campaigns) -> None:
 def test_no_weights_end_a_process(campaigns: Campaigns) -> None:
     """Of a downloaded engine or checkpoint whose hashes its maker made right."""
     rng = campaigns.rng(8)
-    seeds = [int(seed) for seed in rng.integers(1 << 31, size=campaigns.count(1_000, 10_000))]
-    with campaigns.tried("P7", "weights of hostile values, shapes and types, rendered") as tally:
-        for _, wrong in verdicts(survived, seeds, seconds=60):
-            tally.case(wrong)
+    seeds = [int(seed) for seed in rng.integers(1 << 31, size=campaigns.count(400, 10_000))]
+    cases = [
+        *map(Weights, seeds),
+        *(Weights(seed, fragile=True) for seed in seeds[: campaigns.count(60, 600)]),
+    ]
+    defect = "weights that are not finite end the process"
+    with (
+        campaigns.control("P7", defect, "died with exit code") as control,
+        campaigns.tried("P7", "weights of hostile values, shapes and types, rendered") as tally,
+    ):
+        for weights, wrong in verdicts(survived, cases, seconds=60):
+            (control if weights.fragile else tally).case(wrong)
 
 
 class Racer:

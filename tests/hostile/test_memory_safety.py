@@ -48,7 +48,8 @@ def test_arguments_made_wrong_are_refused_or_harmless(campaigns: Campaigns) -> N
     count = 300 if SANITIZED else campaigns.count(commit=1_000, soak=30_000)
     memory = None if SANITIZED else MEMORY
     with campaigns.tried("P20", "wrong arguments, in memory before a guard page") as tally:
-        for seed, wrong in verdicts(boundary, seeds(campaigns, count, 201), memory=memory):
+        every = seeds(campaigns, count, 201)
+        for seed, wrong in verdicts(boundary, every, memory=memory, seconds=60):
             tally.case(wrong and f"seed {seed}: {wrong}")
 
 
@@ -191,7 +192,7 @@ def test_sanitizers_find_nothing(sanitizer: str, campaigns: Campaigns) -> None:
     command = ["make", "sanitize", f"SANITIZE={sanitizer}", f"PYTEST_ARGS={options}"]
     with campaigns.tried("P20", f"generated shapes, -fsanitize={sanitizer}") as tally:
         ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        shapes = sum(map(int, re.findall(r"(\d+) passing examples", ran.stdout)))
+        shapes = sum(map(int, re.findall(r"(\d+) passing", ran.stdout)))
         for _ in range(shapes):
             tally.case()
         if ran.returncode:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -64,18 +66,30 @@ def ways(rng: np.random.Generator, count: int, threads: tuple[int, ...] = THREAD
 class Scene:
     """A network's files and the layout that is rendered."""
 
-    def __init__(self, folder: Path, backend: str, spec: CascadeSpec = SPEC) -> None:
-        self.spec, self.backend = spec, backend
+    def __init__(
+        self,
+        folder: Path,
+        backend: str,
+        defect: type[Defective] | None = None,
+        unrounded: bool = False,
+    ) -> None:
+        """`unrounded`: see `show_last_bits`."""
+        self.spec, self.backend, self.defect, self.unrounded = SPEC, backend, defect, unrounded
         self.checkpoint, self.engine = folder / "net.safetensors", folder / f"{backend}.crn"
-        network = tiny.calm_checkpoint(spec)
+        network = tiny.calm_checkpoint(self.spec)
         checkpoint.save(self.checkpoint, network)
         build_engine(network, self.engine, backend=backend)
-        self.layout = tiny.labels_array(1, spec)[0]
+        self.layout = tiny.labels_array(1, self.spec)[0]
         self.kept = cache(self.open)
 
     def open(self, route: str, threads: int) -> Engine:
         path = self.checkpoint if route == "checkpoint" else self.engine
-        return Engine.open(path, backend=self.backend, threads=threads)
+        engine = Engine.open(path, backend=self.backend, threads=threads)
+        if self.unrounded:
+            show_last_bits(engine)
+        if self.defect:
+            plant(engine, self.defect)
+        return engine
 
     def picture(self, way: Way) -> np.ndarray:
         """uint8 [K, H, W, 3] of the layout, rendered in that way."""
@@ -126,27 +140,73 @@ def poison() -> Iterator[None]:
         yield
 
 
-def split_by_threads(picture: np.ndarray, way: Way) -> np.ndarray:
-    """A defect: one bit of the picture comes from a float32 sum that each thread has a part of."""
-    parts = np.array_split(picture.ravel().astype(np.float32) / 7, way.threads)
-    total = np.float32(0)
-    for part in parts:
-        total += np.add.accumulate(part, dtype=np.float32)[-1] if len(part) else np.float32(0)
-    return flipped(picture, int(total.view(np.uint32)) & 1)
+class Defective:
+    """A renderer with a defect: the first byte of each picture is of `bits`."""
+
+    def __init__(self, renderer: Any) -> None:
+        self.renderer = renderer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.renderer, name)
+
+    def __call__(self, labels: np.ndarray) -> np.ndarray:
+        pictures: np.ndarray = self.renderer(labels).copy()
+        pictures.reshape(len(pictures), -1)[:, 0] ^= self.bits(pictures).astype(np.uint8)
+        return pictures
+
+    def bits(self, pictures: np.ndarray) -> np.ndarray:
+        """An integer for each picture, or one for all; here they are other pictures."""
+        return np.ones(1)
 
 
-def marked_by_place(picture: np.ndarray, way: Way) -> np.ndarray:
-    """A defect: one bit of the picture is that of its place in the batch."""
-    return flipped(picture, way.place & 1)
+class SharedSum(Defective):
+    """The byte is of a float32 sum of which each thread has a part."""
+
+    def bits(self, pictures: np.ndarray) -> np.ndarray:
+        values = pictures.reshape(len(pictures), -1).astype(np.float32) / 7
+        parts = np.array_split(values, self.renderer.ops.threads, axis=1)
+        sums = [np.add.accumulate(part, axis=1)[:, -1:] for part in parts]
+        return np.add.accumulate(np.hstack(sums), axis=1)[:, -1].copy().view(np.uint32)
 
 
-def flipped(picture: np.ndarray, bit: int) -> np.ndarray:
-    changed = picture.copy()
-    changed.flat[0] ^= bit
-    return changed
+class PlaceInBatch(Defective):
+    """The byte is of the picture's place in the batch."""
+
+    def bits(self, pictures: np.ndarray) -> np.ndarray:
+        return np.arange(len(pictures))
 
 
-Defect = Callable[[np.ndarray, Way], np.ndarray]
+class StaleMemory(Defective):
+    """The byte is of what was in memory before."""
+
+    def bits(self, pictures: np.ndarray) -> np.ndarray:
+        return np.empty(len(pictures), np.uint8) == 255
+
+
+class HashSeed(Defective):
+    """The byte is of the process."""
+
+    def bits(self, pictures: np.ndarray) -> np.ndarray:
+        return np.array([int(os.environ["PYTHONHASHSEED"])])
+
+
+class Brighter(Defective):
+    """Every value is two levels off."""
+
+    def __call__(self, labels: np.ndarray) -> np.ndarray:
+        pictures: np.ndarray = self.renderer(labels)
+        return pictures ^ np.uint8(2)
+
+
+def show_last_bits(engine: Engine) -> None:
+    """Let an engine of native give pictures with the last bits of the values before rounding."""
+    ops: Any = engine._renderer.ops  # type: ignore[union-attr]
+    rounded = ops.to_uint8
+    ops.to_uint8 = lambda rgb: rounded(rgb) ^ rgb.view(np.uint32).astype(np.uint8)
+
+
+def plant(engine: Engine, defect: type[Defective]) -> None:
+    engine._renderer = defect(engine._renderer)
 
 
 def sha256(picture: np.ndarray) -> str:
