@@ -7,9 +7,13 @@ uninterrupted one would have seen, on any number of processes.
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
+import os
 import signal
+import sys
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +34,9 @@ from crn_fast.training.distributed import Processes
 from crn_fast.training.recipe import Source, TrainingRecipe
 
 PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
+
+PR_SET_PDEATHSIG = 1
+"""Of Linux: the signal that a process gets as its parent dies."""
 
 ORDER, PAIR, ZOOM, COLOR = range(4)
 """First words of the random streams' seeds, so that no two streams are one."""
@@ -271,7 +278,7 @@ def batches(
         collate_fn=list,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_leave_signals_to_the_parent,
+        worker_init_fn=partial(_live_with, os.getpid()),
     )
     try:
         for found in loader:
@@ -292,10 +299,19 @@ def batches(
         ) from None
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """A terminal's or manager's signal reaches every process; the parent ends its workers."""
+def _live_with(parent: int, worker: int) -> None:
+    """Leave signals to the parent, which ends its workers, and die with it, if that is killed.
+
+    A terminal's or manager's signal reaches every process.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    if sys.platform != "linux":
+        return  # torch looks for the parent every few seconds, from now on
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    # It may be gone before this was asked for; a server of forks is what a worker of one has.
+    if multiprocessing.get_start_method() != "forkserver" and os.getppid() != parent:
+        os._exit(1)
 
 
 class _Positions(Sampler[list[int]]):

@@ -1,11 +1,19 @@
-"""Defects that are planted for the controls: what crn_fast would be without one of its cares."""
+"""Defects that are planted for the controls: what crn_fast would be without one of its cares.
+
+`python -m hostile.defects DEFECT ARGUMENTS...` is `crn-fast ARGUMENTS...` with one of them.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +38,16 @@ def in_place() -> None:
     _replace("staged", staged)
 
 
+def copies() -> None:
+    """What was written beside a file is copied over it, not moved into its place."""
+
+    def copy(source: str | Path, target: str | Path) -> None:
+        shutil.copyfile(source, target)
+        os.unlink(source)
+
+    os.replace = copy  # type: ignore[assignment]
+
+
 def forgets_nothing() -> None:
     """A resumed run keeps the lines that it will log again."""
     from crn_fast.training.run_folder import RunFolder
@@ -51,6 +69,54 @@ def is_deaf() -> None:
     train._Stop.__call__ = lambda self: False  # type: ignore[method-assign]
 
 
+def renders_on() -> None:
+    """No signal stops the rendering of a folder."""
+    from crn_fast.commands import render_folder
+
+    render_folder._stop_on_signals = _never
+
+
+def trains_on() -> None:
+    """A rank does not see that torchrun is gone."""
+    from crn_fast.training.distributed import Processes
+
+    Processes.orphaned = property(lambda self: False)  # type: ignore[assignment, method-assign]
+
+
+def reads_late() -> None:
+    """No defect, but what may come: processes that read data begin when their parent is gone."""
+    from torch.utils.data._utils import worker
+
+    loop = worker._worker_loop
+    parent = os.getpid()
+
+    def wait(*arguments: Any) -> None:
+        while os.getppid() == parent:
+            time.sleep(0.01)
+        loop(*arguments)
+
+    worker._worker_loop = wait
+
+
+def reads_alone() -> None:
+    """The same, and these processes do not look for their parent as they begin."""
+    from crn_fast.training import data
+
+    reads_late()
+    data._live_with = lambda parent, worker: None
+
+
+def says_nothing() -> None:
+    """Nobody asks whether what goes to standard output arrives."""
+    sys.stdout = StringIO()
+
+
+@contextmanager
+def _never() -> Iterator[Callable[[], bool]]:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    yield lambda: False
+
+
 def _halve(path: Path) -> None:
     with path.open("rb+") as stream:
         stream.truncate(path.stat().st_size // 2)
@@ -64,3 +130,10 @@ def _replace(name: str, other: Callable[..., Any]) -> None:
     for module in [m for n, m in sys.modules.items() if n.startswith("crn_fast")]:
         if getattr(module, name, None) is ours:
             setattr(module, name, other)
+
+
+if __name__ == "__main__":
+    from crn_fast import cli
+
+    globals()[sys.argv[1]]()
+    cli.main(sys.argv[2:])

@@ -1,7 +1,8 @@
 """A subject for P12: a command that writes, on a disk that is full, may not be written, or fails.
 
-What was there before must be there byte for byte, or the whole new file; the exit code is 5, in one
-line; no temporary file is left. Each case is a call in a process that has its own mounts.
+What was there before must be there byte for byte, never written into, or the whole new file; the
+exit code is 5, in one line; no temporary file is left. A command that is done in spite of it has
+written what it writes if nothing fails. Each case is a call in a process that has its own mounts.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import io
+import json
 import os
 import resource
 import shutil
@@ -19,9 +21,10 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from crn_fast import checkpoint, cli, failpoints, image
+from crn_fast import cli, failpoints, image
 from crn_fast.compare import answers
 from crn_fast.errors import CrnError
+from hostile.old_files import OldFiles
 from scene import vgg_state, write_pairs
 from tiny import SPEC, save_checkpoint
 
@@ -47,6 +50,8 @@ COMMANDS = (
     *("train", "build-engine", "onnx", "triton-server", "render", "render-jpg", "render-dir"),
     *("raw", "video", "labels-map", "convert", "answers"),
 )
+UNMET = "the fault did not come, and what was written is what it should be"
+"""A verdict: room is counted in pages, and may just do; a command may not come to a place."""
 FAULTS = ("limit", "full", "read-only", "denied", "vanishes", "gone")
 
 
@@ -63,6 +68,14 @@ def in_place(case: Case) -> str | None:
     return _judge(case)
 
 
+def copies(case: Case) -> str | None:
+    """The same, of one that copies a new file over an old one."""
+    from hostile import defects
+
+    defects.copies()
+    return _judge(case)
+
+
 def _judge(case: Case) -> str | None:
     _SCRATCH[:] = [case.scratch]
     inputs = _inputs()
@@ -70,11 +83,11 @@ def _judge(case: Case) -> str | None:
     with tempfile.TemporaryDirectory(dir=_scratch()) as name:
         out = Path(name) / "out"
         out.mkdir()
-        largest = max(_sizes(case.command).values())
+        largest = max(map(len, _undisturbed(case.command).values()))
         if case.fault == "full":
             _mount(b"tmpfs", out, b"tmpfs", 0, b"size=64m,mode=755")
         _prepare(case.command, inputs, out)
-        before = _files(out)
+        old = OldFiles(out)
         if case.fault == "full":
             state = os.statvfs(out)
             room = (state.f_blocks - state.f_bfree) * state.f_frsize + int(case.where * largest)
@@ -82,9 +95,12 @@ def _judge(case: Case) -> str | None:
         with _fault(case, out, int(case.where * largest)) as hit:
             code, said = run(_arguments(case.command, inputs, out))
         after = _files(out) if out.exists() else {}
+        touched = old.let_go()
         if case.fault in ("full", "read-only"):
             _libc().umount2(os.fsencode(out), 2)
-        return _wrong(case, told, code, said, before, after, hit())
+        if touched:
+            return f"{told}: {touched}"
+        return _wrong(case, told, code, said, old.names, after, hit())
 
 
 def _wrong(
@@ -101,53 +117,66 @@ def _wrong(
     if code == 0 and hit:
         return f"{told}: done, in spite of it"
     if code == 0:
-        return None
+        whole = _undisturbed(case.command)
+        wrong = [n for n in whole | after if not _done(n, whole.get(n), after.get(n))]
+        return f"{told}: done, with other {', '.join(sorted(wrong))}" if wrong else UNMET
     if code != 5 or len(lines) != 1 or "Traceback" in said or "bug of ours" in said:
         return told
     if os.strerror(errno.ENOSPC) in said and not ("needs" in said and "free" in said):
         return f"{told}: does not say what is needed and free"
-    if case.fault in ("vanishes", "gone"):
-        return None
     if left := [
         n for n in after if "/." in f"/{n}" and not n.endswith(".lock") and n not in before
     ]:
         return f"{told}: left {left}"
-    for name, data in before.items():
+    for name, data in before.items() if case.fault not in ("vanishes", "gone") else ():
         found = after.get(name)
         if found != data and not _may_change(case.command, name, data, found):
             return f"{told}: {name} was {len(data)} bytes, is {found and len(found)} others"
     fresh = [name for name in after if name not in before]
-    if torn := [name for name in fresh if not _whole(name, after[name])]:
+    if torn := [name for name in fresh if not _whole(case.command, name, after[name])]:
         return f"{told}: {torn} are not whole"
     return None
 
 
 def _may_change(command: str, name: str, before: bytes, after: bytes | None) -> bool:
-    """A run goes on before its disk fails, a manifest grows, a picture is replaced by the new."""
+    """A run goes on before its disk fails, a log grows, a file may be in place before that."""
     if after is None:
         return command == "train" and name.startswith("run/ckpt-")
     if name.endswith(".jsonl"):
         return after.startswith(before)
-    if command in ("train", "render-dir", "labels-map"):
-        return _whole(name, after)
-    # The file was complete and in its place before the disk failed.
-    return len(after) == _sizes(command).get(name)
+    return _whole(command, name, after)
 
 
-def _whole(name: str, data: bytes) -> bool:
-    """Whether a new file is no part of one."""
-    path = _scratch() / f"look{Path(name).suffix}"
+def _whole(command: str, name: str, data: bytes) -> bool:
+    """Whether a file is one that the command writes if nothing fails, not a part of it."""
+    if name.endswith((".jsonl", ".lock")):
+        return True  # its last line may be half a line, which readers pass over
+    if command == "train" and name.endswith(".png"):
+        return _is_picture(data)  # of a step whose picture a later one replaces
+    return data in _undisturbed(command).values()
+
+
+def _is_picture(data: bytes) -> bool:
+    path = _scratch() / "look.png"
     path.write_bytes(data)
     try:
-        if name.endswith(".pt"):
-            checkpoint.load(path)
-        elif name.endswith(".png"):
-            image.read(path)
+        image.read(path)
     except CrnError:
         return False
     finally:
         path.unlink()
     return True
+
+
+def _done(name: str, expected: bytes | None, found: bytes | None) -> bool:
+    """Whether a file is what it is if nothing fails; the lines of a log hold times."""
+    if expected is None or found is None or not name.endswith(".jsonl"):
+        return expected == found
+    return [*map(_keys, expected.splitlines())] == [*map(_keys, found.splitlines())]
+
+
+def _keys(line: bytes) -> list[str]:
+    return sorted(json.loads(line))
 
 
 def run(arguments: list[str] | Callable[[], None]) -> tuple[int, str]:
@@ -263,15 +292,15 @@ def _inputs() -> Path:
 
 
 @cache
-def _sizes(command: str) -> dict[str, int]:
-    """Bytes of each file that a command writes if nothing fails."""
+def _undisturbed(command: str) -> dict[str, bytes]:
+    """Each file that is there after a command if nothing fails."""
     inputs = _inputs()
     with tempfile.TemporaryDirectory(dir=_scratch()) as name:
         out = Path(name)
         _prepare(command, inputs, out)
         code, said = run(_arguments(command, inputs, out))
         assert code == 0, f"{command}: {said}"
-        return {name: len(data) for name, data in _files(out).items()}
+        return _files(out)
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -301,7 +330,7 @@ def _fault(case: Case, out: Path, room: int) -> Iterator[Callable[[], bool]]:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     elif case.fault == "full":
-        yield lambda: False  # room is counted in pages: it may just do
+        yield lambda: False  # it may just do
     elif case.fault == "read-only":
         _mount(os.fsencode(out), out, None, MS_BIND, None)
         _mount(None, out, None, MS_REMOUNT | MS_BIND | MS_RDONLY, None)

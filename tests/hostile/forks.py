@@ -25,6 +25,10 @@ WARM = [
 """Imported once, by what forks; `torch._inductor` is what deterministic algorithms ask for."""
 SECONDS = 60.0
 """The longest a run may take."""
+LATE = 999
+"""In place of the exit code of a process that was killed here as it did not end in time."""
+OUTLIVES = 5.0
+"""Seconds after a run that a process of it may be left, as it hears of the end."""
 
 
 class Run:
@@ -69,23 +73,28 @@ class Run:
             with suppress(ProcessLookupError):
                 os.kill(process.pid or 0, number)
 
-    def kill(self, only: int | None = None) -> None:
-        """SIGKILL, as from the kernel that is short of memory: to all, or to one and soon all."""
+    def kill(self, only: int | None = None) -> list[int]:
+        """SIGKILL, as from the kernel that is short of memory: to all, or to one and soon all.
+
+        How all ended: none by SIGKILL, if it came too late.
+        """
         if only is not None:
             self.processes[only].kill()
             time.sleep(0.05)
         self.send(signal.SIGKILL)
-        self.wait()
+        return self.wait()
 
-    def wait(self, seconds: float = SECONDS) -> list[int | None]:
-        """How all ended; those that do not end in time are killed, which is -9."""
+    def wait(self, seconds: float = SECONDS) -> list[int]:
+        """How all ended; those that do not end in time are killed, and are `LATE`."""
         until = time.monotonic() + seconds
+        late: list[BaseProcess] = []
         while True:
             with _ASKING:
                 running = [process for process in self.processes if process.is_alive()]
                 if not running:
-                    return [process.exitcode for process in self.processes]
+                    return [LATE if p in late else p.exitcode or 0 for p in self.processes]
             if time.monotonic() > until:
+                late += [process for process in running if process not in late]
                 self.send(signal.SIGKILL)
             time.sleep(0.005)
 
@@ -93,6 +102,29 @@ class Run:
     def said(self) -> str:
         path = self.folder / "said"
         return path.read_text("utf-8", errors="replace") if path.exists() else ""
+
+
+def working_in(folder: Path) -> list[int]:
+    """The processes that work in a folder: of a run that goes on, or left by one that ended."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended
+            if os.readlink(each / "cwd") == os.path.realpath(folder):
+                found.append(int(each.name))
+    return found
+
+
+def left_by(folder: Path, seconds: float = OUTLIVES) -> str | None:
+    """The processes of a run that outlive it; they are killed."""
+    until = time.monotonic() + seconds
+    while left := working_in(folder):
+        if time.monotonic() > until:
+            for number in left:
+                with suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
+            return f"{folder.name}: {len(left)} processes outlive it by {seconds:g} s"
+        time.sleep(0.05)
+    return None
 
 
 _STARTING, _ASKING = Lock(), Lock()

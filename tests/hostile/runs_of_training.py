@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 
 from crn_fast import checkpoint
-from hostile.forks import Run
+from crn_fast.training.run_folder import holds_run
+from hostile.forks import Run, left_by
+from hostile.old_files import OldFiles
 from runs import digests
 from scene import vgg_state, write_pairs
 
@@ -34,6 +36,7 @@ class Toy:
             "ema = 0.9\nflip = true\nbrightness = 0.2\nhue = 0.1\ndeterministic = true\n"
         )
         self._whole: dict[int, dict[str, str]] = {}
+        self._old: dict[str, OldFiles] = {}
 
     def start(
         self,
@@ -50,8 +53,9 @@ class Toy:
         command = ["train", "../data", "-c", "../recipe.toml", "--device", "cpu", "--out", "run"]
         command += ["--set", f"training.workers={workers}"]
         command += ["--set", "loss.weights=../vgg19.pth"]
-        resume = (folder / "run" / "ckpt.pt").exists() if resume is None else resume
+        resume = holds_run(folder / "run") if resume is None else resume
         command += ["--resume"] * resume
+        self._old[name] = OldFiles(folder / "run")
         return Run(folder, command, ranks, environment, defect)
 
     def outcome(
@@ -65,6 +69,8 @@ class Toy:
 
     def differs(self, name: str, ranks: int = 1) -> str | None:
         """What of a run that ended is not as in one that was left alone."""
+        if wrong := self.unsound(name):
+            return wrong
         folder = self.folder / name / "run"
         whole, found = self.whole(ranks), digests(folder)
         if wrong := sorted(k for k in whole | found if whole.get(k) != found.get(k)):
@@ -77,7 +83,11 @@ class Toy:
         return None
 
     def unsound(self, name: str) -> str | None:
-        """What is wrong with a run's folder at this moment, however its process ended."""
+        """What is wrong with a run's folder after its process ended, however it did."""
+        if wrong := left_by(self.folder / name):
+            return wrong
+        if name in self._old and (wrong := self._old.pop(name).let_go()):
+            return f"{name}: {wrong}"
         folder = self.folder / name / "run"
         for path in folder.glob("ckpt*.pt"):
             try:
@@ -87,7 +97,7 @@ class Toy:
         return None
 
     def step(self, name: str) -> int:
-        """The step of the newest checkpoint; 0 if there is none."""
+        """The step of ckpt.pt; 0 if there is none."""
         path = self.folder / name / "run" / "ckpt.pt"
         return int(checkpoint.load(path).notes["steps"]) if path.exists() else 0
 
