@@ -7,7 +7,6 @@ torch; the .pt form also holds what training needs to resume. Both are hashed th
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +79,9 @@ def load(path: str | Path) -> Checkpoint:
     if kind_of(path) == "folder":
         path = path / "ckpt.pt"
     require_file(path, "a checkpoint (.pt or .safetensors), or a run folder with a ckpt.pt")
-    if zipfile.is_zipfile(path):
+    with open(path, "rb") as stream:
+        archive = torch_file.is_archive(stream)
+    if archive:
         return of_training(path, load_training(path))
     if path.suffix == ".pt":
         raise BadInput(

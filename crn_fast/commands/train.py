@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -179,9 +180,16 @@ class _Stop:
     ) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-        # Of several processes one may first hear of it as the others are gone, by any error.
-        if self.asked and not self.training and kind and not issubclass(kind, CrnError):
+        if not self.asked or kind is None or issubclass(kind, CrnError):
+            return
+        if not self.training:
             raise Interrupted("stopped before the first step; the same command begins again")
+        # Of several processes some may have left before training began, which the others hear of by
+        # an error of the network in their first step.
+        if "RANK" in os.environ and issubclass(kind, RuntimeError):
+            raise Interrupted(
+                "stopped, as the other processes left; the same command with `--resume` goes on"
+            )
 
     def _ask(self, number: int, frame: object) -> None:
         strikes = number == signal.SIGINT if self.asked else not self.training

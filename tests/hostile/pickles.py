@@ -143,6 +143,40 @@ def crafted() -> dict[str, bytes]:
         "an hour of hashing": OPENING + b"}" + hashed + b"K\x01s.",
         "an hour of printing": OPENING + printed + b")R.",
         "a list of itself, sixty times over": _state(printed),
+        "tables that say it a million times": _state(
+            b"](" + b"](" + b"K\x01" * 1_000 + b"eq\x01" + b"h\x01" * 100_000 + b"e"
+        ),
+        "a key a million deep": OPENING + b"})" + b"\x85" * 1_000_000 + b"K\x01s.",
+        "a storage's key a million deep": _state(
+            b"("
+            + _plain("storage")
+            + b"ctorch\nFloatStorage\n)"
+            + b"\x85" * 1_000_000
+            + _plain("cpu")
+            + b"K\x10tQ"
+        ),
+        "keys of one hash": OPENING
+        + b"}("
+        + b"".join(_plain(n * (2**61 - 1)) + b"N" for n in range(1, 200_000))
+        + b"u.",
+        "pairs of one hash": OPENING
+        + b"ccollections\nOrderedDict\n]("
+        + b"".join(b"](" + _plain(n * (2**61 - 1)) + b"Ne" for n in range(1, 150_000))
+        + b"e\x85R.",
+        "a key of a megabyte over many values": OPENING
+        + b"}"
+        + _plain("k" * 1_000_000)
+        + b"]("
+        + b"N" * 500_000
+        + b"es.",
+        "a list that grows after it was said": OPENING + b"]q\x00](h\x00h\x00e" + b"a.",
+        "a list in itself": OPENING + b"]q\x00h\x00a.",
+        "a table in itself": _state(b"}q\x00" + _plain("x") + b"h\x00s"),
+        "a table without its methods": OPENING
+        + b"ccollections\nOrderedDict\n)R}("
+        + _plain("items")
+        + b"ccollections\nOrderedDict\nub.",
+        "BUILD of a tensor": _state(_tensor(16) + b"(" + _plain(16) + b"tb"),
         "lists in lists": OPENING + b"]" * deep + b"a" * (deep - 1) + b".",
         "tuples in tuples": OPENING + b")" + b"\x85" * deep + b".",
         "tables in tables": OPENING + b"}" + b"K\x01}" * deep + b"s" * deep + b".",
@@ -171,6 +205,7 @@ def crafted() -> dict[str, bytes]:
         "an offset of less than nothing": _state(_tensor(16, offset=-4096)),
         "strides of less than nothing": _state(_tensor(16, strides=(-1,))),
         "a terabyte of one value": _state(_tensor(16, size=(1 << 38,), strides=(0,))),
+        "a gigabyte of one value": _state(_tensor(16, size=(1 << 14, 1 << 14), strides=(0, 0))),
         "sizes that overflow": _state(_tensor(16, size=(1 << 32, 1 << 32), strides=(0, 0))),
         "a tensor on no device": _state(
             _tensor(16, build="torch._utils _rebuild_meta_tensor_no_storage")
@@ -217,6 +252,10 @@ def wrapped(evil: bytes) -> dict[str, bytes]:
     return {
         "a pickle": evil,
         "torch's older format": older + evil + pickle.dumps([], 2),
+        "torch's older format, with an archive behind it": older
+        + evil
+        + pickle.dumps([], 2)
+        + archive(call("collections OrderedDict")),
         "torch's older format, at once": evil + evil,
         "torch's oldest format": stream.getvalue(),
         "TorchScript": archive(evil, **{"constants.pkl": evil, "code/__torch__.py": b"import os"}),
@@ -248,6 +287,15 @@ def odd_archives(whole: bytes, evil: bytes) -> dict[str, bytes]:
         "compressed by LZMA": zipped(members, zipfile.ZIP_LZMA),
         "encrypted": bytes(flags),
         "another name in the local header": renamed,
+        "the pickle in capitals": zipped(
+            {
+                k.replace("data.pkl", "DATA.PKL"): evil if k == record else v
+                for k, v in members.items()
+            }
+        ),
+        "the pickle, and one in capitals": zipped({f"{folder}/DATA.PKL": evil} | members),
+        "two directories": two_directories(members, members | {record: evil}),
+        "members in members": _overlapping(members, folder),
         "a pickle put before it": evil + whole,
         "65535 members": bytes(count),
         "members of 4 GB": bytes(size),
@@ -262,6 +310,49 @@ def odd_archives(whole: bytes, evil: bytes) -> dict[str, bytes]:
         ),
         "without its storages": zipped({k: v for k, v in members.items() if "/data/" not in k}),
     }
+
+
+def two_directories(shown: dict[str, bytes], hidden: dict[str, bytes]) -> bytes:
+    """An archive of which Python sees the one half and torch the other, of the same names.
+
+    Python looks for the directory right before the end, torch where the end says that it is.
+    """
+    shown = {name: shown[name] for name in hidden}
+    room = max(0, sum(map(len, shown.values())) - sum(map(len, hidden.values())))
+    longest = next(name for name in hidden if name.endswith("data.pkl"))
+    hidden = hidden | {longest: hidden[longest] + bytes(room)}
+    (body, listed, end), (other, listing, _) = map(_split, (zipped(hidden), zipped(shown)))
+    moved, place = bytearray(listing), 0
+    while place < len(moved):
+        name, extra, comment = struct.unpack_from("<HHH", moved, place + 28)
+        (offset,) = struct.unpack_from("<I", moved, place + 42)
+        struct.pack_into("<I", moved, place + 42, offset + len(body) - len(other))
+        place += 46 + name + extra + comment
+    return body + listed + other + bytes(moved) + end
+
+
+def _split(whole: bytes) -> tuple[bytes, bytes, bytes]:
+    """An archive's members, its directory and its end."""
+    end = whole.rfind(b"PK\x05\x06")
+    size, offset = struct.unpack_from("<II", whole, end + 12)
+    return whole[:offset], whole[offset : offset + size], whole[end:]
+
+
+def _overlapping(members: dict[str, bytes], folder: str) -> bytes:
+    """A thousand members that are all in the first of them, each a megabyte."""
+    body, listed, end = map(bytearray, _split(zipped(members)))
+    inner, places = bytes(1 << 20), []
+    for number in range(10_000, 11_000):
+        name = f"{folder}/data/{number}".encode()
+        fields = (0, 0, 0, 0, 0, len(inner), len(inner), len(name), 0)
+        inner = struct.pack("<IHHHHHIIIHH", 0x04034B50, 20, *fields) + name + inner
+        places.append((name, fields, len(inner)))
+    for name, fields, size in places:
+        entry = struct.pack("<IHHHHHHIIIHH", 0x02014B50, 20, 20, *fields)
+        listed += entry + struct.pack("<HHHII", 0, 0, 0, 0, len(body) + len(inner) - size) + name
+    count = len(members) + len(places)
+    struct.pack_into("<HHII", end, 8, count, count, len(listed), len(body) + len(inner))
+    return bytes(body + inner + listed + end)
 
 
 def _twice(members: dict[str, bytes], name: str, other: bytes) -> tuple[bytes, bytes]:
