@@ -26,7 +26,7 @@ class Found:
     def name(self) -> Path:
         """What their folder of pictures is called where no other is named."""
         root = Path(os.path.abspath(self.root))
-        return root.with_name(f"{root.name or 'layouts'}.render")
+        return root.parent / f"{root.name or 'layouts'}.render"
 
 
 def is_many(sources: Sequence[str]) -> bool:

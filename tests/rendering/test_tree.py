@@ -33,6 +33,7 @@ def test_folders_patterns_and_files(root: Path) -> None:
     assert names(tree.find(["d/a.png", "e/a.png"])) == ["d/a.png", "e/a.png"]
     assert names(tree.find(["d/b/2.png", str(root / "d/b/10.PNG")])) == ["10.PNG", "2.png"]
     assert tree.find(["d/b/*.png"]).name == root / "d/b.render"
+    assert tree.Found(Path("/"), ()).name == Path("/layouts.render")
 
 
 def test_order_is_by_name_or_by_number(root: Path) -> None:
