@@ -18,7 +18,7 @@ FLAGS = [
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # playwright keeps an event loop in the main thread
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     found = next((path for name in NAMES if (path := shutil.which(name))), None)
@@ -30,7 +30,7 @@ def browser() -> Iterator[Any]:
         launched.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # playwright keeps an event loop in the main thread
 def painting(browser: Any) -> Iterator[Running]:
     """The server of the page; its pictures are 64x128."""
     from serving import running
