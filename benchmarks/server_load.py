@@ -16,9 +16,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 import click
 
@@ -50,8 +50,10 @@ def main(
         url = server.stdout.readline().strip()
         port = urlsplit(url).port
         assert port, "the server did not start"
-        with urlopen(f"{url}v1/model") as answer:
-            facts = json.load(answer)
+        connection = HTTPConnection("127.0.0.1", port)
+        connection.request("GET", "/v1/model")
+        facts = json.load(connection.getresponse())
+        connection.close()
         load = Load(port, (facts["height"], facts["width"]), stub=not model)
         if slow:
             asyncio.run(slow_clients(load, slow))
