@@ -73,7 +73,7 @@ def _skipped() -> str:
 
 
 def test_old_files_stay(campaigns: Campaigns, tmp_path: Path) -> None:
-    cases = _cases(campaigns.rng(1200), campaigns.count(commit=40, soak=400), tmp_path)
+    cases = _cases(campaigns.rng(1200), campaigns.count(commit=20, soak=400), tmp_path)
     with campaigns.tried("P12", "commands that write, on a failing disk") as tally:
         unmet = 0
         for _, wrong in verdicts(survives, cases, seconds=90, memory=None):

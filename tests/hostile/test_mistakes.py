@@ -101,7 +101,7 @@ def test_a_wrong_next_step_is_noticed(campaigns: Campaigns, scene: Path) -> None
 
 
 def test_random_command_lines(campaigns: Campaigns, scene: Path) -> None:
-    lines = random_commands.make(campaigns.rng(21), campaigns.count(commit=300, soak=3_000))
+    lines = random_commands.make(campaigns.rng(21), campaigns.count(commit=150, soak=3_000))
     subject = partial(random_commands.judge, scene)
     with campaigns.tried("P21", "random command lines") as tally:
         for _, wrong in verdicts(subject, lines, seconds=SECONDS):

@@ -57,8 +57,8 @@ def test_a_refusal_does_not_wait_for_the_body(quick: Running) -> None:
 
 def test_requests_before_an_answer_are_few(quick: Running) -> None:
     answer = quick.raw(GET * 5000, 3)
-    found = statuses(answer)  # of which the last may be lost, as more was sent than is read
-    assert set(found) <= {200, 400} and 30 < len(found) < 100
+    found = statuses(answer)  # many of which may be lost, as more was sent than is read
+    assert set(found) <= {200, 400} and 0 < len(found) < 100
     assert statuses(quick.raw(GET * 20)) == [200] * 20
 
 
