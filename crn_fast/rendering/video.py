@@ -227,7 +227,7 @@ def _opened(path: str | Path) -> Iterator[tuple[av.container.InputContainer, Any
         yield container, track
 
 
-def _container(av: Any, stream: IO[bytes], path: str | Path) -> av.container.InputContainer:
+def _container(av: Any, stream: IO[bytes], path: str | Path) -> Any:
     try:
         return av.open(stream, options=dict(CLOSED), metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
