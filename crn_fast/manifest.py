@@ -72,6 +72,8 @@ class Manifest:
         try:
             spec = CascadeSpec.from_json(metadata["spec"])
             labels = LabelSet.from_json(metadata["labels"])
+            if labels.classes != spec.classes:
+                raise ValueError(f"{spec.classes} classes, but labels of {labels.classes}")
             built_with = container.json_table(metadata["built_with"], "built_with")
             notes = container.json_table(metadata["notes"], "notes")
             plain = {name: metadata[name] for name in cls._PLAIN}

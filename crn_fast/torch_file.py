@@ -21,7 +21,7 @@ from shlex import quote
 from typing import IO, TYPE_CHECKING, Any
 
 from crn_fast import pickle_scan
-from crn_fast.errors import BadInput, ResourceError
+from crn_fast.errors import BadInput, ResourceError, one_line
 from crn_fast.extras import out_of_memory
 from crn_fast.files import require_file
 from crn_fast.kernels.cpu.threads import usable_cpus
@@ -123,7 +123,7 @@ def _load(path: str | Path, expected: str, sealed: bool) -> Any:
     except Exception as error:
         if out_of_memory(error):
             raise ResourceError(f"{path}: no memory for what it holds ({error!s:.160})") from None
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = one_line(str(error).splitlines()[0] if str(error) else type(error).__name__)
         raise BadInput(
             f"{path}: not {expected} ({reason:.160}); it is truncated, damaged or of another kind"
         ) from None

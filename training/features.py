@@ -7,6 +7,7 @@ business. Nothing is ever downloaded.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from crn_fast import torch_file
 from crn_fast.errors import BadInput, ResourceError, Unavailable
 from crn_fast.extras import way_to
 from crn_fast.files import require_file
+from crn_fast.training import matconvnet
 
 BLOCKS = (2, 2, 4, 4, 4)
 """Convolutions in each block of VGG-19."""
@@ -163,15 +165,12 @@ def _pth(state: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
 
 
 def _matconvnet(path: Path) -> list[tuple[Tensor, Tensor]]:
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise Unavailable(f"{path}: reading .mat files needs scipy: {way_to('train')}") from None
-    weights: list[tuple[Tensor, Tensor]] = []
-    for layer in loadmat(path)["layers"][0]:
-        fields = layer[0][0]
-        if str(fields["type"][0]) == "conv" and len(weights) < 14:
-            weight, bias = fields["weights"][0]
-            oihw = torch.from_numpy(weight).permute(3, 2, 0, 1).contiguous()
-            weights.append((oihw, torch.from_numpy(bias).flatten()))
-    return weights
+    if find_spec("scipy") is None:
+        raise Unavailable(f"{path}: reading .mat files needs scipy: {way_to('train')}")
+    return [
+        (
+            torch.from_numpy(weight).permute(3, 2, 0, 1).contiguous(),
+            torch.from_numpy(bias).flatten(),
+        )
+        for weight, bias in matconvnet.read(path)
+    ]

@@ -35,7 +35,7 @@ class Case(NamedTuple):
 NEVER = (
     *("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "pty.spawn"),
     *("subprocess.Popen", "socket.connect", "socket.bind", "socket.getaddrinfo", "urllib.Request"),
-    *("pickle.find_class", "shutil.rmtree"),
+    "pickle.find_class",
     *("ctypes.dlopen", "webbrowser.open", "sys.addaudithook", "shutil.unpack_archive"),
 )
 CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.chmod", "os.link", "os.symlink")
@@ -73,6 +73,10 @@ class Watch:
     def _wrong(self, event: str, details: tuple[Any, ...]) -> bool:
         if event == "ctypes.dlopen":
             return details[0] not in (None, "libcuda.so.1")
+        if event == "subprocess.Popen" and "matconvnet.py" in str(details[1]):
+            return False  # our own reader of .mat files
+        if event == "shutil.rmtree":
+            return not self._inside(details[0])
         if event in NEVER:
             return True
         if event == "open":
