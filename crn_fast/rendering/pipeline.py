@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from queue import Queue
+from queue import Empty, Queue
 from threading import Event, Thread
 from time import perf_counter
 from typing import Generic, TypeVar
@@ -24,6 +24,9 @@ from crn_fast.memory import require_room_for_thread, thread_pool
 
 A = TypeVar("A")
 B = TypeVar("B")
+
+_PULSE = 0.2
+"""Seconds of a wait."""
 
 Render = Callable[[Sequence[LabelMap]], np.ndarray]
 """N layouts -> uint8 RGB [N, K, H, W, 3], as `Engine.render`."""
@@ -165,7 +168,7 @@ def ahead(items: Iterable[A], waiting: int) -> Generator[A, None, None]:
     thread = Thread(target=take, daemon=True, name="crn_fast.ahead")
     thread.start()
     try:
-        while not isinstance(found := queue.get(), _End):
+        while not isinstance(found := _get(queue), _End):
             yield found
         if found.error is not None:
             raise found.error
@@ -177,6 +180,13 @@ def ahead(items: Iterable[A], waiting: int) -> Generator[A, None, None]:
 
 class _End:
     error: BaseException | None = None
+
+
+def _get(queue: Queue[A]) -> A:
+    """What comes next. Ctrl-C just before a wait does not end it, so that it is short."""
+    while True:
+        with suppress(Empty):
+            return queue.get(timeout=_PULSE)
 
 
 def batches(items: Iterable[A], size: int) -> Generator[list[A], None, None]:
