@@ -180,7 +180,7 @@ def _meant(error: click.UsageError, given: Sequence[str]) -> tuple[str, tuple[st
     else:
         return None
     near = nearest(word, known)
-    return (word, (near,)) if near else None
+    return (word, near) if near else None
 
 
 def _values(given: Sequence[str]) -> list[str]:

@@ -63,13 +63,13 @@ def require_file(path: str | Path, expected: str) -> None:
         raise BadInput(f"{path}: is a web page, not {expected}; a download went wrong: repeat it")
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """What differs least from a word, unless all differ much."""
+def nearest(word: str, known: Iterable[str]) -> tuple[str, ...]:
+    """What differs least from a word; nothing where all differ much."""
     from difflib import get_close_matches
 
     folded = {name.casefold().replace("_", "-"): name for name in known}
     found = get_close_matches(word.casefold().replace("_", "-"), folded, 1, 0.75)
-    return folded[found[0]] if found else None
+    return tuple(folded[each] for each in found)
 
 
 def ending_in(path: str | Path, ending: str) -> tuple[str, ...]:
@@ -92,17 +92,17 @@ def nearly(path: str | Path) -> tuple[str, ...]:
     except (OSError, ValueError):
         return ()
     ended = [name for name in there if Path(name).stem == expanded.name]
-    name = ended[0] if len(ended) == 1 else _nearest_file(expanded.name, there)
-    return (str(expanded.with_name(name)),) if name else ()
+    names = ended if len(ended) == 1 else _nearest_file(expanded.name, there)
+    return tuple(str(expanded.with_name(name)) for name in names)
 
 
 _MANY = 2_000
 """Names in a folder. To compare more takes too long where layout after layout is missing."""
 
 
-def _nearest_file(word: str, names: Sequence[str]) -> str | None:
+def _nearest_file(word: str, names: Sequence[str]) -> tuple[str, ...]:
     if len(names) > _MANY:
-        return None
+        return ()
     if ending := Path(word).suffix:
         alike = {each for each in {Path(name).suffix for name in names} if nearest(ending, [each])}
         names = [name for name in names if Path(name).suffix in alike]
@@ -141,8 +141,8 @@ def write_whole(path: str | Path, save: Callable[[IO[bytes]], object]) -> None:
     """Let `save` write to a temporary file beside `path`, then move it into place.
 
     Whatever goes wrong, a file that was there before is untouched and no temporary file remains;
-    `kill -9` alone may leave one, hidden, as .XXXXXXXX.tmp. When this returns, the file is on disk
-    under its name. A symbolic link is followed; a device or pipe is refused.
+    `kill -9` alone may leave one, hidden, whose name ends in .tmp. When this returns, the file is
+    on disk under its name. A symbolic link is followed; a device or pipe is refused.
 
     Raises:
         ResourceError: the folder is missing or cannot be written, or the disk is full.

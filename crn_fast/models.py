@@ -28,8 +28,7 @@ def path_of(name: str) -> Path:
     """
     if name not in SIZES:
         error = UsageError(f"model {name!r} is neither a file nor one of {', '.join(SIZES)}")
-        near = nearest(name, SIZES)
-        raise error.instead_of(name, near) if near else error
+        raise error.instead_of(name, *nearest(name, SIZES))
     return _resource(f"models/{name}.safetensors")
 
 
@@ -55,9 +54,11 @@ def resolve(model: str | None, size: tuple[int, ...] = ()) -> Path:
         fitting = [name for name, made in SIZES.items() if made == size]
         return path_of(fitting[0] if fitting else DEFAULT)
     path = Path(model)
+    if kind_of(path) != "missing":
+        return path
     # A name without an ending is one of ours that was mistyped, rather than a file.
-    ours = model in SIZES or (nearest(model, SIZES) and not path.suffix)
-    return path_of(model) if ours and kind_of(path) == "missing" else path
+    ours = model in SIZES or (not path.suffix and nearest(model, SIZES))
+    return path_of(model) if ours else path
 
 
 def _resource(relative: str) -> Path:

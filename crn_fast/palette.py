@@ -132,11 +132,10 @@ def label_set(name_or_path: str | Path) -> LabelSet:
         return _parse(resource.read_bytes(), f"{name_or_path}.toml", str(name_or_path))
     path = Path(name_or_path)
     if path.suffix != ".toml" and path.name == str(name_or_path):
-        near = nearest(str(name_or_path), BUILTIN)
         raise UsageError(
             f"label set {str(name_or_path)!r} is unknown; built in are {', '.join(BUILTIN)}; "
             "for a set of your own give the path of its .toml file"
-        ).instead_of(str(name_or_path), *([near] if near else []))
+        ).instead_of(str(name_or_path), *nearest(str(name_or_path), BUILTIN))
     return _parse(read_toml(path), str(path), path.stem)
 
 

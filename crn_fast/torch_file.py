@@ -15,7 +15,6 @@ import re
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from shlex import quote
 from typing import IO, TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from crn_fast.errors import BadInput, ResourceError, one_line
 from crn_fast.extras import out_of_memory
 from crn_fast.files import require_file
 from crn_fast.kernels.cpu.threads import usable_cpus
+from crn_fast.memory import thread_pool
 
 if TYPE_CHECKING:
     import torch
@@ -212,7 +212,7 @@ def _hashes(state: Mapping[str, Any], known: Mapping[str, str] | None = None) ->
 
     It ends at the first path that is not `known`: a small pickle may say one list very often.
     """
-    with ThreadPoolExecutor(usable_cpus()) as pool:
+    with thread_pool(usable_cpus()) as pool:
         jobs = {}
         for name, value in _leaves(state, ""):
             if known is not None and name not in known:

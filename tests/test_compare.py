@@ -18,6 +18,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
+from comparing import comparing
 from crn_fast import cli, image
 from crn_fast.compare import answers
 from crn_fast.compare.server import Experiment, Server
@@ -126,17 +127,8 @@ def test_intervals_are_wilson_s(chosen: int, count: int) -> None:
 
 @pytest.fixture
 def server(folders: dict[Source, Path], tmp_path: Path) -> Iterator[Server]:
-    found = scenes(folders)
-    experiment = Experiment(
-        lambda rater: plan(found, [("a", "b")], (None,), 10, 4, rater), tmp_path / "answers.csv"
-    )
-    running = Server(experiment, 0)
-    thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-    thread.start()
-    yield running
-    running.shutdown()
-    thread.join()
-    running.server_close()
+    with comparing(folders, tmp_path / "answers.csv", trials=10, sentinels=4) as running:
+        yield running
 
 
 def ask(

@@ -32,7 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "png": {"errors", "files"},
     "container": {"errors", "files", "kernels", "memory"},
     "pickle_scan": set(),
-    "torch_file": {"errors", "extras", "files", "kernels", "pickle_scan"},
+    "torch_file": {"errors", "extras", "files", "kernels", "memory", "pickle_scan"},
     "trust": {"container", "errors", "files"},
     "palette": {"errors", "files", "spec"},
     "png_writer": set(),

@@ -212,9 +212,8 @@ def read(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     elif Path(name).suffix == ".toml":
         text = read_toml(Path(name))
     else:
-        near = nearest(str(name), shipped())
         error = BadInput(f"{name}: no such recipe; shipped are {', '.join(shipped())}")
-        raise error.instead_of(str(name), *([near] if near else []))
+        raise error.instead_of(str(name), *nearest(str(name), shipped()))
     table = parse_toml(text, str(name))
     for assignment in overrides:
         override(table, assignment)

@@ -50,9 +50,8 @@ def parse(kind: type[T], value: Any, where: str) -> T:
     hints = get_type_hints(kind)
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(set(value) - set(known)):
-        near = nearest(unknown[0], known)
         error = BadInput(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(known)}")
-        raise error.instead_of(unknown[0], *([near] if near else []))
+        raise error.instead_of(unknown[0], *nearest(unknown[0], known))
     for name, f in known.items():
         if name not in value and f.default is MISSING and f.default_factory is MISSING:
             raise BadInput(f"{where}: {name} is missing")

@@ -161,9 +161,8 @@ def _backends(wanted: str) -> list[str]:
     names = [REFERENCE if name == "eager" else name for name in wanted.split(",") if name]
     for name in names:
         if name not in OURS:
-            near = nearest(name, OURS)
             error = UsageError(f"--backend {name}: expected all, or some of {', '.join(OURS)}")
-            raise error.instead_of(name, *([near] if near else []))
+            raise error.instead_of(name, *nearest(name, OURS))
         if reason := why_not(name):
             raise Unavailable(f"--backend {name}: {reason}")
     return list(dict.fromkeys(names))
@@ -186,11 +185,10 @@ def _peers(wanted: str) -> list[str]:
     names = [name for name in wanted.split(",") if name]
     known = [*CPU, *GPU]
     if unknown := [name for name in names if name not in known]:
-        near = nearest(unknown[0], known)
         error = UsageError(
             f"--peers {unknown[0]}: expected all, none, or some of {', '.join(known)}"
         )
-        raise error.instead_of(unknown[0], *([near] if near else []))
+        raise error.instead_of(unknown[0], *nearest(unknown[0], known))
     return list(dict.fromkeys(names))
 
 

@@ -179,9 +179,8 @@ def _choose(metrics: str | None, given: dict[str, str | None]) -> tuple[list[str
     """
     names = [name.strip() for name in metrics.split(",")] if metrics else list(METRICS)
     if unknown := [name for name in names if name not in METRICS]:
-        near = nearest(unknown[0], METRICS)
         error = UsageError(f"--metrics {unknown[0]}: unknown; there are {', '.join(METRICS)}")
-        raise error.instead_of(unknown[0], *([near] if near else []))
+        raise error.instead_of(unknown[0], *nearest(unknown[0], METRICS))
     left_out = {
         name: f"it needs {METRICS[name]}"
         for name in names

@@ -42,7 +42,8 @@ def command(opens: bool, **options: Any) -> None:
     with ExitStack() as pages:
 
         def started(url: str, token: str | None) -> None:
-            if opens and has_display():
+            shown = opens and has_display()
+            if shown:
                 address = url
                 if token:
                     private = tempfile.TemporaryDirectory(
@@ -51,7 +52,7 @@ def command(opens: bool, **options: Any) -> None:
                     address = way_in(Path(pages.enter_context(private)), url, token)
                 # The server answers as soon as this function has returned.
                 threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-            if token or not (opens and has_display()):
+            if token or not shown:
                 # What is printed may be logged: the token is not.
                 say(f"open {url}{'#token=TOKEN' if token else ''} in a browser")
 

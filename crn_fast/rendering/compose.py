@@ -100,11 +100,10 @@ def parse_choice(text: str, labels: LabelSet, images: int) -> dict[int, int]:
         if not equals:
             raise UsageError(f"--compose {part!r}: expected CLASS=K, as in car=2,road=0")
         if name not in labels.names:
-            near = nearest(name, labels.names)
             raise UsageError(
                 f"--compose {part}: {name!r} is no class of {labels.name}: "
                 f"{', '.join(labels.names)}"
-            ).instead_of(name, *([near] if near else []))
+            ).instead_of(name, *nearest(name, labels.names))
         if not number.isdecimal() or int(number) >= images:
             raise UsageError(
                 f"--compose {part}: expected a picture's number, 0 to {images - 1}, not {number!r}"

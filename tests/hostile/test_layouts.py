@@ -23,6 +23,7 @@ from hostile.campaign import Campaigns
 from hostile.layouts import (
     MODEL,
     Case,
+    Read,
     commanded,
     outcomes,
     read_by_pillow,
@@ -96,21 +97,21 @@ def test_mutated_pngs_on_the_command_line(campaigns: Campaigns, folder: Path) ->
 
 
 @renders
-def test_a_decoder_that_crashes_is_noticed(campaigns: Campaigns, folder: Path) -> None:
-    with campaigns.control("P1", "a decoder that a byte crashes") as tally:
-        subject = partial(rendered_or_refused, folder, read=read_with_a_crash)
+@pytest.mark.parametrize(
+    ("defect", "read", "words"),
+    [
+        ("a decoder that a byte crashes", read_with_a_crash, "died with exit code -6"),
+        ("Pillow without our checks", read_by_pillow, "UnidentifiedImageError"),
+    ],
+)
+def test_a_bad_decoder_is_noticed(
+    campaigns: Campaigns, folder: Path, defect: str, read: Read, words: str
+) -> None:
+    with campaigns.control("P1", defect) as tally:
+        subject = partial(rendered_or_refused, folder, read=read)
         for _, wrong in verdicts(subject, cases(campaigns.rng(1), 60), processes=1):
             tally.case(wrong)
-    assert any("died with exit code -6" in wrong for wrong in tally.failures)
-
-
-@renders
-def test_a_decoder_that_lets_errors_through_is_noticed(campaigns: Campaigns, folder: Path) -> None:
-    with campaigns.control("P1", "Pillow without our checks") as tally:
-        subject = partial(rendered_or_refused, folder, read=read_by_pillow)
-        for _, wrong in verdicts(subject, cases(campaigns.rng(1), 60), processes=1):
-            tally.case(wrong)
-    assert any("UnidentifiedImageError" in wrong for wrong in tally.failures)
+    assert any(words in wrong for wrong in tally.failures)
 
 
 def strange_files(folder: Path) -> Iterator[Path]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import threading
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
@@ -15,10 +14,10 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra [serve]")
 
+from comparing import comparing
 from crn_fast import image
-from crn_fast.compare.server import Experiment
 from crn_fast.compare.server import Server as Comparison
-from crn_fast.compare.trials import plan, scenes
+from crn_fast.compare.trials import Source
 from crn_fast.errors import ResourceError, UsageError
 from crn_fast.serve.server import listen
 from crn_fast.serve.settings import Settings
@@ -285,24 +284,15 @@ def test_a_server_without_a_guard_is_noticed(campaigns: Campaigns) -> None:
 
 @pytest.fixture
 def comparison(tmp_path: Path) -> Iterator[Comparison]:
-    folders = {}
+    folders: dict[Source, Path] = {}
     for source in ("a", "b"):
         folders[source] = tmp_path / source
         folders[source].mkdir()
         rgb = np.zeros((16, 32, 3), np.uint8)
         rgb[:4] = 200 if source == "a" else 90
         image.write(folders[source] / "scene.png", rgb)
-    found = scenes(folders)  # type: ignore[arg-type]
-    experiment = Experiment(
-        lambda rater: plan(found, [("a", "b")], (None,), 4, 0, rater), tmp_path / "answers.csv"
-    )
-    server = Comparison(experiment, 0)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with comparing(folders, tmp_path / "answers.csv", trials=4, sentinels=0) as server:
+        yield server
 
 
 ANSWER = b'{"rater": "anna", "trial": 0, "side": "left", "shown_ms": 0, "answered_ms": 700}'

@@ -24,8 +24,10 @@ GROWTH = 48 << 10
 """kB by which the server may grow in all that."""
 
 
-async def attack(server: Child, tried: Iterator[Case], rng: np.random.Generator) -> Tally:
-    tally, kinds, room = Tally(), Counter[str](), asyncio.Semaphore(TOGETHER)
+async def attack(
+    server: Child, tried: Iterator[Case], rng: np.random.Generator, tally: Tally
+) -> None:
+    kinds, room = Counter[str](), asyncio.Semaphore(TOGETHER)
     sound = Ask(rng, server.port)
 
     async def one(case: Case) -> None:
@@ -40,19 +42,16 @@ async def attack(server: Child, tried: Iterator[Case], rng: np.random.Generator)
         assert wrong is None, wrong
         assert server.process.poll() is None, "the server died"
     tally.figures.update({kind: f"{count:,}" for kind, count in kinds.most_common()})
-    return tally
 
 
-def besiege(server: Child, campaigns: Campaigns, count: int) -> Tally:
+def besiege(server: Child, campaigns: Campaigns, count: int, tally: Tally) -> None:
     before = server.status("VmRSS")
-    tally = asyncio.run(
-        attack(server, cases(campaigns.rng(15), server.port, count), campaigns.rng(16))
-    )
+    tried = cases(campaigns.rng(15), server.port, count)
+    asyncio.run(attack(server, tried, campaigns.rng(16), tally))
     grown = server.status("VmHWM") - before
     tally.figures["grown by"] = f"{grown / 1024:.1f} MiB"
     if grown > GROWTH:
         tally.failures.append(f"the server grew by {grown} kB")
-    return tally
 
 
 def test_raw_requests(campaigns: Campaigns) -> None:
@@ -61,8 +60,7 @@ def test_raw_requests(campaigns: Campaigns) -> None:
         child({"delay": 0.0}, client_timeout=1.0, timeout=5) as server,
         campaigns.tried("P15", "raw requests") as tally,
     ):
-        found = besiege(server, campaigns, count)
-        tally.__dict__.update(found.__dict__)
+        besiege(server, campaigns, count, tally)
 
 
 @pytest.mark.parametrize(
